@@ -1,0 +1,18 @@
+"""ga4-device-agent: the map of the house.
+
+An event travels through the folders in this order:
+
+    intake      the sources (mqtt, http) and the one door that all events come in by
+    queue       the queue on disk, and the ledger that counts in the same transaction
+    delivery    the shipper, its backoff, and the one transport that leads out
+    ga4         what intake and delivery agree on: batches, requests, outcomes; pure, no I/O
+
+Beside them: ``event`` (what travels), ``clock`` (when it happened), ``config`` (TOML to frozen
+dataclasses), ``service`` (the only place that wires the parts together), ``status`` (what
+people and programs are told), ``cli`` (the only code that prints) and ``emulator`` (a local
+GA4 for tests and the demo).
+
+Imports point downwards: cli, service, intake and delivery, queue and ga4, event and clock.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,18 @@
+"""A local GA4: for the tests, for ``ga4-agent demo`` and for ``ga4-agent emulator``.
+
+collect     what GA4 says to a body; pure
+answer      one HTTP answer, and its bytes; pure
+faults      how GA4 and the way to it can fail, and which request meets which fault
+record      what was received: in memory for tests, as NDJSON for other programs
+desk        decides what becomes of a request and writes it down; knows no socket
+handler     one connection: reads requests, answers them or misbehaves
+listener    the listening socket, its connections and their threads
+server      ``Emulator``, which puts the parts together
+"""
+
+from agent.emulator.collect import Message, validate
+from agent.emulator.faults import Fault
+from agent.emulator.record import Recorded
+from agent.emulator.server import Emulator
+
+__all__ = ["Emulator", "Fault", "Message", "Recorded", "validate"]

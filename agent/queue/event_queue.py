@@ -1,0 +1,529 @@
+"""The queue: a persist-queue SQLiteAckQueue that moves many events in one transaction.
+
+The inherited methods keep upstream's signatures and behaviour and are never called by the
+agent. Leases live in memory: a crash sends again what was leased anyway, so a lease needs no
+write. Acknowledged rows are deleted. A dead letter has upstream's status 9.
+"""
+
+import hashlib
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from persistqueue import SQLiteAckQueue
+
+from agent.event import Event, Priority, RawMessage
+from agent.queue import schema, serializer
+from agent.queue.group_commit import Declined, GroupCommit, Transaction
+from agent.queue.ledger import Books, Ledger
+from agent.queue.serializer import DamagedRow
+
+T = TypeVar("T")
+
+FILE_NAME = "queue.db"
+READY = 2  # upstream: a status below it waits for delivery
+DEAD = 9  # upstream's "ack_failed"
+LEASE_WINDOW = 1000  # rows looked at to fill a batch with one sender's events
+WAL_PAGES = 1000  # checkpoint at 1 MB
+WAL_RESERVE = 2 * 1024 * 1024  # of max_bytes: what the WAL and its checkpoint may need
+ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
+LEAST_BYTES = 2 * WAL_RESERVE
+
+
+class QueueFull(Declined):
+    """The events would not fit under the cap. Nothing of them was stored."""
+
+
+class StorageError(Exception):
+    """The disk did not take it: full, read-only, broken or gone. ``state`` is for `status`."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class UnreadableQueue(Exception):  # noqa: N818 - named after what was found
+    """The file cannot be used as it is: damaged, or written by a newer version."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What a source must not lose apart from its events, such as a spool file's name.
+
+    ``value`` None forgets the key.
+    """
+
+    source: str
+    key: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """An event that one connection is delivering; ``id`` is its row."""
+
+    id: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a request cost on the network, in bytes of headers and bodies."""
+
+    requests: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The waiting events of one stream and priority."""
+
+    ready: int = 0
+    before: int = 0  # every row of the lane with an id up to here is leased or gone
+
+
+class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no types
+    """Events on disk, in order, each counted. Any thread may call any method."""
+
+    _SQL_CREATE = schema.QUEUE_TABLE
+
+    def __init__(
+        self,
+        path: str,
+        auto_resume: bool = True,
+        *,
+        max_bytes: int = 64 * 1024 * 1024,
+        on_ready: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+        **upstream: Any,
+    ) -> None:
+        self._monotonic = monotonic
+        self._max_bytes = max_bytes
+        self._on_ready = on_ready
+        self._ledger = Ledger()
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._leased: dict[int, tuple[str, int]] = {}
+        self._lease_lock = threading.Lock()
+        super().__init__(path, auto_resume=auto_resume, **upstream)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        max_bytes: int,
+        on_ready: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> "EventQueue":
+        """Open or make the queue of a state directory, and check that its file is sound.
+
+        Raises UnreadableQueue, StorageError.
+        """
+        try:
+            queue = cls(
+                str(directory),
+                auto_resume=False,
+                max_bytes=max_bytes,
+                on_ready=on_ready,
+                monotonic=monotonic,
+                multithreading=True,
+                serializer=serializer,
+                db_file_name=FILE_NAME,
+            )
+            queue._check()
+        except sqlite3.DatabaseError as error:
+            raise _unusable(error) from error
+        return queue
+
+    # -- what the agent calls ---------------------------------------------------------------
+
+    def put_many(
+        self, items: Sequence[Event | RawMessage], *, state: Sequence[SourceState] = ()
+    ) -> None:
+        """Commit events (and raw messages, as dead letters) with the source's state.
+
+        When it returns they are on the disk. Raises QueueFull, StorageError; then nothing is.
+        """
+        rows = [self._row(item) for item in items]
+        self._durably(lambda transaction: self._insert(transaction, rows, state))
+        self._now_ready(Counter((row[3], row[5]) for row in rows if row[2] < READY))
+
+    def lease(self, stream: str, *, limit: int) -> tuple[Leased, ...]:
+        """Up to ``limit`` waiting events of one sender, highest priority first, in order.
+
+        They are nobody else's until ``ack_many``, ``release`` or ``bury``.
+        """
+        for priority in Priority:
+            with self._lease_lock, self.action_lock:
+                ids = self._pick(stream, priority, limit)
+            if ids and (leased := self._load(ids)):
+                return leased
+        return ()
+
+    def ready(self, stream: str) -> int:
+        """How many events of the stream wait and are not leased."""
+        with self._lease_lock:
+            return sum(lane.ready for (name, _), lane in self._lanes.items() if name == stream)
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams that events in the queue belong to, configured or not."""
+        with self._lease_lock:
+            return frozenset(name for (name, _), lane in self._lanes.items() if lane.ready)
+
+    def ack_many(self, ids: Sequence[int], *, traffic: Traffic = Traffic()) -> None:
+        """Forget events that were delivered. Raises StorageError; they then stay leased."""
+
+        def work(transaction: Transaction) -> None:
+            deleted = self._each(transaction, f"DELETE FROM {self._table} WHERE _id = ?", ids)
+            transaction.changes.update({"sent": deleted, "queued": -deleted} | _costs(traffic))
+
+        self._durably(work)
+        self._forget_lease(ids)
+
+    def release(self, ids: Sequence[int]) -> None:
+        """Give leased events back unchanged; they are next in their order again."""
+        freed: Counter[tuple[str, int]] = Counter()
+        with self._lease_lock:
+            for row_id in ids:
+                lane = self._leased.pop(row_id)
+                freed[lane] += 1
+                self._lanes[lane].before = min(self._lanes[lane].before, row_id - 1)
+        self._now_ready(freed)
+
+    def bury(self, ids: Sequence[int], *, reason: str, traffic: Traffic = Traffic()) -> None:
+        """Make dead letters of events: kept, with the reason. Raises StorageError."""
+
+        def work(transaction: Transaction) -> None:
+            sql = f"UPDATE {self._table} SET status = {DEAD}, reason = ? WHERE _id = ? AND status < {READY}"
+            buried = self._each(transaction, sql, ids, reason)
+            transaction.changes.update({"dead": buried, "queued": -buried} | _costs(traffic))
+
+        self._durably(work)
+        self._forget_lease(ids)
+
+    def note_traffic(self, traffic: Traffic) -> None:
+        """Count a request that moved no event. Raises StorageError."""
+        self._durably(lambda transaction: transaction.changes.update(_costs(traffic)))
+
+    def note_refused(self, reason: str, number: int = 1) -> None:
+        """Count what was turned away at the door; written with the next commit."""
+        self._ledger.note_refused(reason, number)
+
+    def write_refused(self) -> None:
+        """Commit the counts of ``note_refused`` that still wait. Raises StorageError."""
+        self._durably(lambda _transaction: None)
+
+    def source_state(self, source: str) -> dict[str, str]:
+        """What the source committed with its events, by key."""
+        rows = self._read("SELECT key, value FROM source_state WHERE source = ?", source)
+        return dict(rows)
+
+    def bury_row(self, row_id: int, *, reason: str) -> None:
+        """Bury a row that may not be leased, or not there any more."""
+        with self._lease_lock:
+            row = self._read(
+                f"SELECT stream, priority FROM {self._table} WHERE _id = ? AND status < {READY}",
+                row_id,
+            )
+            for lane in row:
+                if row_id not in self._leased:
+                    self._leased[row_id] = lane
+                    self._lanes[lane].ready -= 1
+        self.bury([row_id], reason=reason)
+
+    @property
+    def books(self) -> Books:
+        """The ledger now."""
+        return self._ledger.books
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something; its free pages are not counted."""
+        pages, free = self._read_one("PRAGMA page_count"), self._read_one("PRAGMA freelist_count")
+        return int((pages - free) * self._read_one("PRAGMA page_size"))
+
+    @property
+    def max_bytes(self) -> int:
+        """The cap."""
+        return self._max_bytes
+
+    def oldest(self) -> Event | None:
+        """The event that has waited longest, leased ones included."""
+        sql = (
+            f"SELECT CAST(data AS BLOB) FROM {self._table} "
+            f"WHERE status < {READY} ORDER BY _id LIMIT 1"
+        )
+        for (data,) in self._read(sql):
+            try:
+                item = serializer.loads(data)
+            except DamagedRow:
+                return None  # the next lease buries it
+            return item if isinstance(item, Event) else None
+        return None
+
+    def committing_s(self) -> float:
+        """Seconds for which a commit has been running: a dying card takes minutes."""
+        return self._commits.running_s()
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def _init(self) -> None:
+        super()._init()
+        self._table = self._table_name
+        for index in schema.INDEXES:
+            self._putter.execute(index.format(table_name=self._table, key_column=self._KEY_COLUMN))
+        self._putter.executescript(schema.TABLES)
+        self._commits = GroupCommit(
+            connection=self._putter,
+            lock=self.tran_lock,
+            ledger=self._ledger,
+            monotonic=self._monotonic,
+        )
+
+    def _new_db_connection(
+        self, path: str, multithreading: bool, timeout: float
+    ) -> sqlite3.Connection:
+        """Upstream's connection, with what must be set before it switches to WAL."""
+        connection = sqlite3.connect(
+            path if path == self._MEMORY else f"{path}/{self.db_file_name}",
+            timeout=timeout,
+            check_same_thread=not multithreading,
+        )
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self) -> None:
+        found = self._read_one("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise UnreadableQueue(f"cannot use the queue: found damage ({found})")
+        self._ledger.read(self._getter)
+        self.resume_unack_tasks()
+        self._adopt()
+        self._count_lanes()
+
+    def _adopt(self) -> None:
+        """Take over rows that a plain SQLiteAckQueue put: it does not know our columns."""
+        sql = f"SELECT _id, CAST(data AS BLOB) FROM {self._table} WHERE stream = '' AND status < {READY}"
+        foreign = self._read(sql)
+        if foreign:
+            self._durably(lambda transaction: self._fill_columns(transaction, foreign))
+
+    def _fill_columns(self, transaction: Transaction, foreign: list[tuple[int, bytes]]) -> None:
+        sql = (
+            f"UPDATE {self._table} SET data = ?, timestamp = ?, status = ?, stream = ?, "
+            "sender = ?, priority = ?, bytes = ?, reason = ? WHERE _id = ?"
+        )
+        for row_id, data in foreign:
+            row = self._foreign_row(data)
+            transaction.connection.execute(sql, (*row, row_id))
+            transaction.changes.update({"received": 1, _counter(row): 1})
+
+    def _foreign_row(self, data: bytes) -> tuple[Any, ...]:
+        try:
+            return self._row(serializer.loads(data))
+        except DamagedRow:
+            return (data, time.time(), DEAD, "?", "", Priority.NORMAL, len(data), "damaged")
+
+    def _count_lanes(self) -> None:
+        sql = (
+            f"SELECT stream, priority, COUNT(*) FROM {self._table} "
+            f"WHERE status < {READY} GROUP BY stream, priority"
+        )
+        for stream, priority, number in self._read(sql):
+            self._lanes[stream, priority] = _Lane(ready=number)
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def _durably(self, work: Callable[[Transaction], T]) -> T:
+        try:
+            return self._commits.run(work)
+        except sqlite3.OperationalError as error:
+            raise _unusable(error) from error
+
+    def _insert(
+        self,
+        transaction: Transaction,
+        rows: Sequence[tuple[Any, ...]],
+        state: Sequence[SourceState],
+    ) -> None:
+        self._decline_when_full(transaction.connection, rows)
+        transaction.connection.executemany(
+            f"INSERT INTO {self._table} "
+            "(data, timestamp, status, stream, sender, priority, bytes, reason) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        transaction.changes["received"] += len(rows)
+        transaction.changes.update(Counter(_counter(row) for row in rows))
+        for entry in state:
+            _remember(transaction.connection, entry)
+
+    def _decline_when_full(
+        self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        incoming = sum(row[6] + ROW_OVERHEAD for row in rows)
+        if (pages - free) * size + incoming > self._max_bytes - WAL_RESERVE:
+            raise QueueFull("the queue is full")
+
+    def _row(self, item: Event | RawMessage) -> tuple[Any, ...]:
+        """The columns from ``data`` to ``reason``, as ``_insert`` writes them."""
+        data = self._serializer.dumps(item)
+        written = item.stamp.wall_us / 1e6
+        if isinstance(item, RawMessage):
+            return (data, written, DEAD, "?", "", Priority.NORMAL, len(data), item.reason)
+        digest = hashlib.blake2b(item.sender.key.encode(), digest_size=8).hexdigest()
+        return (data, written, 0, item.stream, digest, int(item.priority), len(data), None)
+
+    @staticmethod
+    def _each(transaction: Transaction, sql: str, ids: Iterable[int], *before: Any) -> int:
+        cursor = transaction.connection.executemany(sql, [(*before, row_id) for row_id in ids])
+        return max(cursor.rowcount, 0)
+
+    # -- leasing ----------------------------------------------------------------------------
+
+    def _pick(self, stream: str, priority: int, limit: int) -> list[int]:
+        lane = self._lanes.get((stream, priority))
+        if lane is None or not lane.ready:
+            return []
+        ids: list[int] = []
+        for row_id in self._same_sender(lane, stream, priority):
+            ids.append(row_id)
+            if len(ids) == limit:
+                break
+        self._leased.update(dict.fromkeys(ids, (stream, priority)))
+        lane.ready -= len(ids)
+        return ids
+
+    def _same_sender(self, lane: _Lane, stream: str, priority: int) -> Iterable[int]:
+        """Ids of the lane's first unleased sender, in order, from a bounded window."""
+        first: str | None = None
+        looked_at = 0
+        for row_id, sender in self._waiting(lane.before, stream, priority):
+            if first is None and row_id in self._leased:
+                continue
+            if first is None:
+                first = sender
+                lane.before = row_id - 1
+            looked_at += 1
+            if sender == first and row_id not in self._leased:
+                yield row_id
+            if looked_at == LEASE_WINDOW:
+                return
+
+    def _waiting(self, after: int, stream: str, priority: int) -> Iterable[tuple[int, str]]:
+        # The priority is written out where it is not normal: only then can the partial index
+        # serve, and a scan past a million normal rows would not find one high event in time.
+        condition = "priority = 1" if priority == Priority.NORMAL else f"priority = {priority:d}"
+        cursor = self._getter.cursor()
+        try:
+            yield from cursor.execute(
+                f"SELECT _id, sender FROM {self._table} WHERE {condition} "
+                f"AND status < {READY} AND stream = ? AND _id > ? ORDER BY _id",
+                (stream, after),
+            )
+        finally:
+            cursor.close()  # an open cursor would pin the WAL
+
+    def _load(self, ids: Sequence[int]) -> tuple[Leased, ...]:
+        marks = ",".join("?" * len(ids))
+        # A damaged page can turn a BLOB into TEXT that does not even decode.
+        sql = (
+            f"SELECT _id, CAST(data AS BLOB) FROM {self._table} WHERE _id IN ({marks}) ORDER BY _id"
+        )
+        leased: list[Leased] = []
+        damaged: list[int] = []
+        for row_id, data in self._read(sql, *ids):
+            try:
+                item = self._serializer.loads(data)
+                leased.append(Leased(row_id, item))
+            except DamagedRow:
+                damaged.append(row_id)
+        if damaged:
+            self.bury(damaged, reason="damaged")
+        self._forget_lease(set(ids) - {row.id for row in leased})
+        return tuple(leased)
+
+    def _now_ready(self, numbers: Counter[tuple[str, int]]) -> None:
+        with self._lease_lock:
+            for lane, number in numbers.items():
+                self._lanes.setdefault(lane, _Lane()).ready += number
+        if numbers:
+            self._on_ready()
+
+    def _forget_lease(self, ids: Iterable[int]) -> None:
+        with self._lease_lock:
+            for row_id in ids:
+                self._leased.pop(row_id, None)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.action_lock:
+            rows: list[tuple[Any, ...]] = self._getter.execute(sql, values).fetchall()
+        return rows
+
+    def _read_one(self, sql: str) -> Any:
+        return self._read(sql)[0][0]
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Set what SQLite ignores once the file is in WAL mode, then switch."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > schema.VERSION:
+        raise UnreadableQueue(
+            f"cannot use the queue: found version {version}, expected at most {schema.VERSION}"
+        )
+    if connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0:
+        connection.execute(f"PRAGMA page_size = {schema.PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_RESERVE // 2}")
+
+
+def _remember(connection: sqlite3.Connection, entry: SourceState) -> None:
+    if entry.value is None:
+        sql = "DELETE FROM source_state WHERE source = ? AND key = ?"
+        connection.execute(sql, (entry.source, entry.key))
+    else:
+        sql = "INSERT OR REPLACE INTO source_state VALUES (?, ?, ?)"
+        connection.execute(sql, (entry.source, entry.key, entry.value))
+
+
+def _counter(row: tuple[Any, ...]) -> str:
+    return "dead" if row[2] == DEAD else "queued"
+
+
+def _costs(traffic: Traffic) -> dict[str, int]:
+    return {
+        "requests": traffic.requests,
+        "bytes_sent": traffic.sent,
+        "bytes_received": traffic.received,
+    }
+
+
+def _unusable(error: sqlite3.DatabaseError) -> Exception:
+    """What a person can do something about, from SQLite's result code."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError("disk_full", "cannot write the queue: the disk is full")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return UnreadableQueue(f"cannot read the queue: {error}")
+    return StorageError("read_only", f"cannot use the queue's disk: {error}")

@@ -1,0 +1,103 @@
+"""The persistent counters: received = sent + queued + dead + what was dropped.
+
+They are written in the transaction that moves the rows, so that the books balance across
+crashes. Only ``refused`` may be rounded by a crash: it waits for the next commit.
+"""
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+DroppedReason = Literal["evicted", "purged", "expired", "damaged", "uncertain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """The counters at one moment. ``dropped`` and ``refused`` are by reason."""
+
+    received: int = 0
+    sent: int = 0
+    queued: int = 0
+    dead: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    requests: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every received event is accounted for, exactly."""
+        known = self.sent + self.queued + self.dead + sum(self.dropped.values())
+        return self.received == known
+
+
+class Ledger:
+    """The counters in memory, which follow what was committed."""
+
+    def __init__(self) -> None:
+        self._committed: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def read(self, connection: sqlite3.Connection) -> None:
+        """Start from what the file says."""
+        with self._lock:
+            self._committed = Counter(dict(connection.execute("SELECT counter, value FROM ledger")))
+
+    def note_refused(self, reason: str, number: int) -> None:
+        """Count what was turned away at the door; it is written with the next commit."""
+        with self._lock:
+            self._refused[f"refused.{reason}"] += number
+
+    def take_refused(self) -> Counter[str]:
+        """What waits to be written. Give it back with ``keep_refused`` if it was not."""
+        with self._lock:
+            waiting, self._refused = self._refused, Counter()
+        return waiting
+
+    def keep_refused(self, waiting: Counter[str]) -> None:
+        """Take back what could not be written."""
+        with self._lock:
+            self._refused.update(waiting)
+
+    @staticmethod
+    def write(connection: sqlite3.Connection, changes: Counter[str]) -> None:
+        """Add the changes to the file, inside the caller's transaction."""
+        connection.executemany(
+            "INSERT INTO ledger VALUES (?, ?) "
+            "ON CONFLICT (counter) DO UPDATE SET value = value + excluded.value",
+            [(counter, change) for counter, change in changes.items() if change],
+        )
+
+    def committed(self, changes: Counter[str]) -> None:
+        """Follow a commit."""
+        with self._lock:
+            self._committed.update(changes)  # Counter.update adds, negative changes too
+
+    @property
+    def books(self) -> Books:
+        """The counters now, with what was refused since the last commit."""
+        with self._lock:
+            return books_of(self._committed + self._refused)
+
+
+def books_of(counters: Mapping[str, int]) -> Books:
+    """The books that these counters make; a counter that is missing is 0."""
+    single = ("received", "sent", "queued", "dead", "requests", "bytes_sent", "bytes_received")
+    return Books(
+        **{name: counters.get(name, 0) for name in single},
+        dropped=_by_reason(counters, "dropped."),
+        refused=_by_reason(counters, "refused."),
+    )
+
+
+def _by_reason(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {
+        counter.removeprefix(prefix): value
+        for counter, value in sorted(counters.items())
+        if counter.startswith(prefix) and value
+    }
