@@ -1,0 +1,1 @@
+"""Delivery: the shipper, its backoff, and the one transport that leads out."""

@@ -1,0 +1,131 @@
+"""The way out of one stream: whether it may send now, and if not, why and until when."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.delivery.backoff import HOUR, Backoff
+from agent.event import Stream
+from agent.ga4.outcome import Retry, State
+
+log = logging.getLogger(__name__)
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class OutletReport:
+    """What `status` says of a stream. Ages are seconds; None: not since the start."""
+
+    stream: str
+    state: State | Literal["unconfigured"]
+    reason: str
+    next_try_s: float
+    delivered_ago_s: float | None
+
+
+class Outlet:
+    """The delivery state of one stream. Any thread may call any method."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        backoff: Backoff,
+        connections: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.stream = stream
+        self._backoff = backoff
+        self._connections = connections
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._healthy = False
+        self._not_before = 0.0
+        self._delivered_at: float | None = None
+        self._state: State = "ok"
+        self._reason = ""
+
+    def wait_s(self) -> float:
+        """Seconds until it may send; 0 for now, infinity without a secret."""
+        if self.stream.secret is None:
+            return NEVER
+        with self._lock:
+            return max(0.0, self._not_before - self._monotonic())
+
+    def enter(self) -> bool:
+        """Take one of the connections: one until the first success, then all of them."""
+        with self._lock:
+            if self._busy >= (self._connections if self._healthy else 1):
+                return False
+            self._busy += 1
+            return True
+
+    def leave(self) -> None:
+        """Give the connection back."""
+        with self._lock:
+            self._busy -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is sending right now."""
+        return self._busy > 0
+
+    def delivered(self) -> bool:
+        """Note a success; whether it is the first one after a failure or the start."""
+        with self._lock:
+            first, self._healthy = not self._healthy, True
+            self._delivered_at = self._monotonic()
+            self._not_before = 0.0
+            self._backoff.succeeded()
+            recovered = self._change("ok", "")
+        if recovered:
+            log.info("stream %s: delivering again", self.stream.name)
+        return first
+
+    def delivered_within_the_hour(self) -> bool:
+        """Whether the endpoint took an event lately, so that a refusal is the event's fault."""
+        with self._lock:
+            at = self._delivered_at
+        return at is not None and self._monotonic() - at < HOUR
+
+    def failed(self, outcome: Retry) -> None:
+        """Note a failure and back off."""
+        with self._lock:
+            self._healthy = False
+            if outcome.state == "misconfigured":
+                wait = self._backoff.hourly()
+            else:
+                wait = self._backoff.failed(asked=outcome.after)
+            # Connections that fail together count once: the longest wait holds.
+            self._not_before = max(self._not_before, self._monotonic() + wait)
+            changed = self._change(outcome.state, outcome.reason)
+        if changed:
+            log.warning(
+                "stream %s: %s: %s; keeping everything, next try in %.0f s",
+                self.stream.name, outcome.state, outcome.reason, wait,
+            )  # fmt: skip
+
+    def try_now(self) -> None:
+        """Forget the wait: something changed that may have mended it."""
+        with self._lock:
+            self._not_before = 0.0
+
+    def report(self) -> OutletReport:
+        """What `status` says."""
+        with self._lock:
+            now = self._monotonic()
+            ago = None if self._delivered_at is None else now - self._delivered_at
+            wait = max(0.0, self._not_before - now)
+            if self.stream.secret is None:
+                reason = f"no api_secret for the stream {self.stream.name}"
+                return OutletReport(self.stream.name, "unconfigured", reason, 0.0, ago)
+            return OutletReport(self.stream.name, self._state, self._reason, wait, ago)
+
+    def _change(self, state: State, reason: str) -> bool:
+        changed = state != self._state
+        self._state, self._reason = state, reason
+        return changed

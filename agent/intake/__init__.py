@@ -1,0 +1,1 @@
+"""Intake: the sources, and the one door that all events come in by."""

@@ -1,0 +1,379 @@
+"""HTTP in: a WSGI application that asks the door, on a waitress that is kept honest.
+
+waitress by itself never drops a client that drips, and turns a handler's error into a 500
+that nobody hears of. Both are handled here: a request has a total deadline, and an error
+that is no answer ends the process.
+"""
+
+import hmac
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+from agent.event import InvalidEvent
+from agent.intake.door import Accepted, Door, Full, Message, Refused
+from agent.intake.parse import Shape
+from agent.intake.source import SourceUnavailable
+from agent.progress import Progress
+from agent.secret import Secret
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = "30"  # seconds: what a full queue asks of its publishers
+HEADERS_MAX = 16 * 1024
+CONNECTIONS_MAX = 100
+SWEEP = 1  # seconds between looks for clients that are too slow
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client is told."""
+
+    status: HTTPStatus
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def _json(status: HTTPStatus, value: object) -> Reply:
+    body = json.dumps(value, ensure_ascii=False).encode()
+    return Reply(status, body, (("Content-Type", "application/json; charset=utf-8"),))
+
+
+def _text(status: HTTPStatus, text: str) -> Reply:
+    return Reply(status, text.encode() + b"\n", (("Content-Type", "text/plain; charset=utf-8"),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """Who may speak to the agent: the rules against foreign pages and DNS rebinding.
+
+    ``hosts`` and ``origins`` come on top of loopback and of no Origin at all. ``check_host`` is
+    off on a unix socket, which no browser reaches.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    token: Secret | None = field(default=None, repr=False)
+    check_host: bool = True
+
+    def refusal(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
+        """Why the request may not pass; None if it may."""
+        if self.check_host and not self._known_host(environ.get("HTTP_HOST", "")):
+            return HTTPStatus.FORBIDDEN, "cannot take this: found a Host that is not allowed here"
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and origin not in self.origins:
+            return (
+                HTTPStatus.FORBIDDEN,
+                "cannot take this: found an Origin that is not allowed here",
+            )
+        if self.token is not None and not self._authorised(environ):
+            return (
+                HTTPStatus.UNAUTHORIZED,
+                "cannot take this: expected the header Authorization: Bearer TOKEN",
+            )
+        return None
+
+    def _known_host(self, header: str) -> bool:
+        name = _host_name(header)
+        if name == "localhost" or name in self.hosts:
+            return True
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def _authorised(self, environ: Environ) -> bool:
+        given = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1", "replace")
+        expected = f"Bearer {self.token.reveal()}".encode() if self.token else b""
+        return hmac.compare_digest(given, expected)
+
+
+def _host_name(header: str) -> str:
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.rpartition(":")[0].lower() if ":" in header else header.lower()
+
+
+class Application:
+    """The WSGI application: a route is a method and a path."""
+
+    def __init__(
+        self,
+        *,
+        door: Callable[[], Door],
+        guard: Guard,
+        streams: Callable[[], Mapping[str, str]],
+        status: Callable[[], Mapping[str, Any]],
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        """``streams``: GA4 ids (measurement or app id) to names of streams, now."""
+        self._door = door
+        self._guard = guard
+        self._streams = streams
+        self._status = status
+        self._on_bug = on_bug
+        self._routes: dict[str, dict[str, Callable[[Environ], Reply]]] = {
+            "/mp/collect": {"POST": self._collect},
+            "/events": {"POST": self._events},
+            "/healthz": {"GET": self._healthz},
+            "/status": {"GET": self._get_status},
+        }
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        try:
+            reply = self._reply(environ)
+        except BaseException as bug:
+            self._on_bug(bug)
+            raise
+        headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
+        if reply.status is HTTPStatus.NO_CONTENT:
+            headers = list(reply.headers)
+        start_response(f"{reply.status.value} {reply.status.phrase}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
+
+    def _reply(self, environ: Environ) -> Reply:
+        if refusal := self._guard.refusal(environ):
+            self._door().refuse("forbidden")
+            return _text(*refusal)
+        methods = self._routes.get(environ["PATH_INFO"])
+        if methods is None:
+            return _text(
+                HTTPStatus.NOT_FOUND, "cannot find this: expected " + ", ".join(self._routes)
+            )
+        handler = methods.get(environ["REQUEST_METHOD"].replace("HEAD", "GET"))
+        if handler is None:
+            allowed = ", ".join(methods)
+            reply = _text(HTTPStatus.METHOD_NOT_ALLOWED, f"cannot do this: expected {allowed}")
+            return Reply(reply.status, reply.body, (*reply.headers, ("Allow", allowed)))
+        if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+            return _text(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "cannot take this: expected no Content-Encoding"
+            )
+        return handler(environ)
+
+    def _collect(self, environ: Environ) -> Reply:
+        """Take the very body that GA4 takes: all of it or nothing."""
+        stream = self._stream(environ)
+        if isinstance(stream, InvalidEvent):
+            return _refused(Refused((stream,)))
+        message = Message(source="http", payload=_body(environ), shape=Shape.BODY, stream=stream)
+        match self._door().admit(message):
+            case Accepted():
+                return Reply(HTTPStatus.NO_CONTENT)
+            case Full(reason):
+                return _full(reason)
+            case Refused() as refused:
+                return _refused(refused)
+
+    def _events(self, environ: Environ) -> Reply:
+        """Take events singly and list what was refused."""
+        stream = self._stream(environ)
+        if isinstance(stream, InvalidEvent):
+            return _refused(Refused((stream,)))
+        match self._door().admit(Message(source="http", payload=_body(environ), stream=stream)):
+            case Accepted(number, rejected):
+                status = HTTPStatus.ACCEPTED
+                return _json(status, {"accepted": number, "rejected": _messages(rejected)})
+            case Full(reason):
+                return _full(reason)
+            case Refused(reasons):
+                status = HTTPStatus.BAD_REQUEST
+                return _json(status, {"accepted": 0, "rejected": _messages(reasons)})
+
+    def _stream(self, environ: Environ) -> str | InvalidEvent | None:
+        """The stream that the query picks. An api_secret in it is ignored and never kept."""
+        query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        for name in ("measurement_id", "firebase_app_id"):
+            if name in query:
+                stream = self._streams().get(query[name][0])
+                if stream is None:
+                    self._door().refuse("unknown_stream")
+                    return InvalidEvent(
+                        name, f"found an unknown {name}, expected one of agent.toml"
+                    )
+                return stream
+        return None
+
+    def _healthz(self, _environ: Environ) -> Reply:
+        state = str(self._status()["state"])
+        ill = state in ("disk_full", "read_only")
+        return _text(HTTPStatus.SERVICE_UNAVAILABLE if ill else HTTPStatus.OK, state)
+
+    def _get_status(self, _environ: Environ) -> Reply:
+        return _json(HTTPStatus.OK, self._status())
+
+
+def _body(environ: Environ) -> bytes:
+    body: bytes = environ["wsgi.input"].read()
+    return body
+
+
+def _messages(errors: Iterable[InvalidEvent]) -> list[dict[str, str]]:
+    return [
+        {"fieldPath": e.field_path, "description": e.description, "validationCode": e.code}
+        for e in errors
+    ]
+
+
+def _refused(refused: Refused) -> Reply:
+    return _json(HTTPStatus.BAD_REQUEST, {"validationMessages": _messages(refused.reasons)})
+
+
+def _full(reason: str) -> Reply:
+    reply = _text(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+    return Reply(reply.status, reply.body, (*reply.headers, ("Retry-After", RETRY_AFTER)))
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """A connection that knows since when its present request has been coming in."""
+
+    reading_since: float | None = None
+
+    def received(self, data: bytes) -> Any:
+        taken = super().received(data)
+        if self.request is None:
+            self.reading_since = None
+        elif self.reading_since is None:
+            self.reading_since = time.monotonic()
+        return taken
+
+
+class _Sweeping:
+    """What both servers do each second: drop who drips, show that the loop lives."""
+
+    channel_class = _Channel
+    read_deadline: float
+    idle_deadline = 120.0
+    progress: Progress
+    next_sweep = 0.0
+
+    def readable(self) -> Any:
+        self.progress.beat()
+        now = time.monotonic()
+        if now >= self.next_sweep:
+            self.next_sweep = now + SWEEP
+            self._sweep(now)
+        return super().readable()  # type: ignore[misc]  # a mixin of a waitress server
+
+    def _sweep(self, now: float) -> None:
+        channels: dict[int, _Channel] = self.active_channels  # type: ignore[attr-defined]  # likewise
+        for channel in list(channels.values()):
+            since = channel.reading_since
+            if since is not None and now - since > self.read_deadline:
+                channel.will_close = True
+
+
+class _TcpServer(_Sweeping, TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+    pass
+
+
+class _UnixServer(_Sweeping, UnixWSGIServer):  # type: ignore[misc]  # waitress has no types
+    pass
+
+
+class HttpSource:
+    """Serves the application until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        application: Application,
+        address: tuple[str, int] | None,
+        unix_path: Path | None,
+        threads: int,
+        max_body: int,
+        read_deadline: float,
+    ) -> None:
+        """Take either ``address`` (port 0: any) or ``unix_path``.
+
+        ``read_deadline``: seconds in which a request must have come in, headers and body.
+        """
+        self._application = application
+        self._address = address
+        self._unix_path = unix_path
+        self._threads = threads
+        self._max_body = max_body
+        self._read_deadline = read_deadline
+        self.port: int | None = None
+
+    def run(self, stop: threading.Event, progress: Progress) -> None:
+        """Serve until ``stop``; then finish the requests that have come in.
+
+        Raises SourceUnavailable when the address is taken.
+        """
+        sockets: dict[int, Any] = {}
+        dispatcher = ThreadedTaskDispatcher()
+        server = self._server(sockets, dispatcher, progress)
+        dispatcher.set_thread_count(self._threads)
+        self.port = None if self._unix_path else int(server.effective_port)
+        try:
+            while not stop.is_set():
+                wasyncore.loop(timeout=0.5, use_poll=True, map=sockets, count=1)
+            self._drain(server, sockets)
+        finally:
+            dispatcher.shutdown()
+            wasyncore.close_all(sockets)
+
+    def _server(
+        self, sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher, progress: Progress
+    ) -> Any:
+        adjustments = self._adjustments()
+        kind = _UnixServer if self._unix_path else _TcpServer
+        kind = type(
+            kind.__name__, (kind,), {"progress": progress, "read_deadline": self._read_deadline}
+        )
+        try:
+            return kind(self._application, sockets, dispatcher=dispatcher, adj=adjustments)
+        except OSError as error:
+            wasyncore.close_all(sockets, ignore_all=True)
+            raise SourceUnavailable(
+                f"cannot listen on {self._place()}: {error.strerror}"
+            ) from error
+
+    def _adjustments(self) -> Adjustments:
+        options: dict[str, Any] = {
+            "connection_limit": CONNECTIONS_MAX,
+            "channel_timeout": 120,
+            "clear_untrusted_proxy_headers": True,
+            "ident": None,
+            "log_socket_errors": False,  # a client that went away is no news
+            "max_request_body_size": self._max_body,
+            "max_request_header_size": HEADERS_MAX,
+        }
+        if self._unix_path:
+            return Adjustments(unix_socket=str(self._unix_path), unix_socket_perms="660", **options)
+        host, port = self._address or ("127.0.0.1", 0)
+        return Adjustments(host=host, port=port, **options)
+
+    def _drain(self, server: Any, sockets: dict[int, Any]) -> None:
+        """Take no new connection, but answer what has come in: its events may be committed."""
+        server.accepting = False
+        until = time.monotonic() + self._read_deadline
+        while time.monotonic() < until and any(
+            channel.requests or channel.total_outbufs_len
+            for channel in list(server.active_channels.values())
+        ):
+            wasyncore.loop(timeout=0.1, use_poll=True, map=sockets, count=1)
+
+    def _place(self) -> str:
+        if self._unix_path:
+            return str(self._unix_path)
+        return "{}:{}".format(*(self._address or ("", 0)))

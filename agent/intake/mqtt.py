@@ -1,0 +1,310 @@
+"""MQTT in: take what has arrived, commit it together, then acknowledge.
+
+One thread turns paho's sockets itself: it reads at most a batch, and while the batch is being
+committed nothing more is read, so that the broker's flow control is the bound on memory. The
+messages of a burst share one fsync. QoS 1 only: for QoS 2 paho keeps messages in memory that
+the broker already believes delivered.
+"""
+
+import logging
+import select
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.event import Priority
+from agent.intake.door import Door, Full, Message
+from agent.intake.source import SourceUnavailable
+from agent.progress import Progress
+from agent.secret import Secret
+
+log = logging.getLogger(__name__)
+
+QOS = 1
+BATCH_MESSAGES = 500
+BATCH_BYTES = 1024 * 1024
+TICK = 1.0  # seconds: how late a stop is noticed, and how often paho looks after its pings
+CONNECT_TIMEOUT = 10.0
+FIRST_WAIT = 1.0  # seconds before the first reconnect
+FULL_WAIT = 2.0  # seconds between attempts while the queue is full
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A topic filter, and what its messages become."""
+
+    topic: str
+    stream: str | None = None
+    priority: Priority = Priority.NORMAL
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files for TLS; without ``ca_file`` the system's authorities are trusted."""
+
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """Where the broker is and how to log in."""
+
+    host: str
+    port: int
+    client_id: str
+    username: str | None = None
+    password: Secret | None = field(default=None, repr=False)
+    protocol: str = "5"
+    keepalive: float = 60.0
+    session_expiry: float = 7 * 86_400.0
+    tls: Tls | None = None
+
+
+class MqttSource:
+    """Keeps a persistent session and hands its messages to the door."""
+
+    def __init__(
+        self,
+        *,
+        door: Door,
+        broker: Broker,
+        subscriptions: Sequence[Subscription],
+        reconnect_max: float,
+        random: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``reconnect_max``: the longest wait between attempts, in seconds."""
+        self._door = door
+        self._broker = broker
+        self._subscriptions = {s.topic: s for s in subscriptions}
+        self._reconnect_max = reconnect_max
+        self._random = random
+        self._monotonic = monotonic
+        self._arrived: list[MQTTMessage] = []
+        self._refused: str | None = None
+        self._attempts = 0
+        self._retry_at = 0.0
+        self.connected = threading.Event()
+
+    def run(self, stop: threading.Event, progress: Progress) -> None:
+        """Take messages until ``stop``. Raises SourceUnavailable for bad certificate files."""
+        client = self._client()
+        try:
+            while not stop.is_set():
+                progress.beat()
+                self.take_once(client, stop)
+        finally:
+            self.connected.clear()
+            client.disconnect()
+            client.loop_write()
+
+    def take_once(self, client: Client, stop: threading.Event) -> None:
+        """Take what has arrived, commit it, acknowledge it; connect first if need be."""
+        if client.socket() is None:
+            self._connect(client, stop)
+            return
+        self._read(client)
+        if self._arrived:
+            self._commit(client, stop)
+        client.loop_misc()
+
+    # -- the connection ---------------------------------------------------------------------
+
+    def _client(self) -> Client:
+        mqtt5 = self._broker.protocol == "5"
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._broker.client_id,
+            clean_session=None if mqtt5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
+            manual_ack=True,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT
+        if self._broker.username is not None:
+            password = self._broker.password
+            client.username_pw_set(self._broker.username, password and password.reveal())
+        if self._broker.tls is not None:
+            client.tls_set_context(_context(self._broker.tls))
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    def _connect(self, client: Client, stop: threading.Event) -> None:
+        self._arrived.clear()  # never acknowledged, so the broker sends them again
+        wait = self._retry_at - self._monotonic()
+        if wait > 0:
+            stop.wait(min(wait, TICK))
+            return
+        self._attempts += 1
+        self._retry_at = self._monotonic() + self._backoff()
+        try:
+            self._open(client)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            self._down(f"cannot reach the broker {self._where()}: {_reason(error)}")
+
+    def _open(self, client: Client) -> None:
+        options: dict[str, Any] = {}
+        if self._broker.protocol == "5":
+            options = {"clean_start": False, "properties": self._session()}
+        keepalive = int(self._broker.keepalive)
+        client.connect(self._broker.host, self._broker.port, keepalive, **options)
+
+    def _session(self) -> Properties:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
+        properties.SessionExpiryInterval = int(self._broker.session_expiry)
+        properties.ReceiveMaximum = BATCH_MESSAGES
+        return properties
+
+    def _backoff(self) -> float:
+        window = min(self._reconnect_max, FIRST_WAIT * 2.0 ** min(self._attempts, 16))
+        return FIRST_WAIT + self._random() * max(0.0, window - FIRST_WAIT)
+
+    def _where(self) -> str:
+        return f"{self._broker.host}:{self._broker.port}"
+
+    def _down(self, reason: str) -> None:
+        """Say it once per reason: a broker that is away for a week is one line."""
+        if self._refused != reason:
+            log.warning("%s; trying again", reason)
+        self._refused = reason
+        self.connected.clear()
+
+    # -- paho's callbacks: they only note, so that none can fail in paho's hands --------------
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
+    ) -> None:
+        if code.is_failure:
+            self._down(f"cannot log in to the broker {self._where()}: it said {code}")
+            return
+        client.subscribe([(topic, QOS) for topic in self._subscriptions])
+        log.info("connected to the broker %s", self._where())
+        self._refused = None
+        self._attempts = 0
+        self.connected.set()
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        self._arrived.append(message)
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
+    ) -> None:
+        if self.connected.is_set():
+            self._down(f"lost the broker {self._where()}: {code}")
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def _read(self, client: Client) -> None:
+        """Read until nothing more is there or the batch is full."""
+        sock = client.socket()
+        writing = [sock] if client.want_write() else []
+        if not self._pending(sock):
+            readable, writable, _ = select.select([sock], writing, [], TICK)
+            if writable:
+                client.loop_write()
+            if not readable:
+                return
+        size = 0
+        while client.socket() is not None and len(self._arrived) < BATCH_MESSAGES:
+            before = len(self._arrived)
+            client.loop_read()
+            if len(self._arrived) == before:
+                return
+            size += len(self._arrived[-1].payload)
+            if size >= BATCH_BYTES:
+                return
+
+    @staticmethod
+    def _pending(sock: Any) -> bool:
+        """Whether TLS holds bytes that select cannot see."""
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def _commit(self, client: Client, stop: threading.Event) -> None:
+        """Commit the batch and acknowledge what was taken, in the order of arrival.
+
+        What the full queue did not take stays in the batch, unacknowledged, and nothing more
+        is read: so the broker holds the rest.
+        """
+        taking = [m for m in self._arrived if self._wanted(m)]
+        answers = self._door.admit_many([self._message(m) for m in taking])
+        kept = [m for m, answer in zip(taking, answers, strict=True) if isinstance(answer, Full)]
+        for message in self._arrived:
+            if message not in kept:
+                client.ack(message.mid, message.qos)
+        self._arrived = kept
+        if kept:
+            stop.wait(FULL_WAIT)
+
+    def _wanted(self, message: MQTTMessage) -> bool:
+        """A retained message is old news of unknown age, and comes again at every start."""
+        if not message.retain or self._subscription(message).retained:
+            return True
+        self._door.refuse("retained")
+        return False
+
+    def _message(self, message: MQTTMessage) -> Message:
+        subscription = self._subscription(message)
+        return Message(
+            source="mqtt",
+            payload=bytes(message.payload),
+            stream=subscription.stream,
+            priority=subscription.priority,
+            answerable=False,
+        )
+
+    def _subscription(self, message: MQTTMessage) -> Subscription:
+        """The first filter that fits; a message of an unsubscribed topic has the defaults."""
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return Subscription(topic="")
+        for filter_, subscription in self._subscriptions.items():
+            if _matches(filter_, topic):
+                return subscription
+        return Subscription(topic=topic)
+
+
+def _matches(filter_: str, topic: str) -> bool:
+    """Whether the filter fits the topic (MQTT 5, 4.7); a shared one without its prefix."""
+    if filter_.startswith("$share/"):
+        filter_ = filter_.split("/", 2)[2]
+    wanted, levels = filter_.split("/"), topic.split("/")
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position >= len(levels) or level not in ("+", levels[position]):
+            return False
+    return len(wanted) == len(levels)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.certificate_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = [str(f) for f in (tls.ca_file, tls.certificate_file, tls.key_file) if f]
+        raise SourceUnavailable(
+            f"cannot use the certificates for MQTT ({', '.join(files)}): {_reason(error)}"
+        ) from error
+    return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

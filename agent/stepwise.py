@@ -1,0 +1,115 @@
+"""Finds what kills the process: after repeated deaths it writes down what it touches.
+
+A row or a message that makes the process die would make it die for ever: systemd starts it
+again and it meets the same row. So a run that begins after two deaths in ten minutes goes step
+by step: it writes the name of what it touches before it touches it. If it dies too, the next
+run knows the culprit and sets it aside.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import atomic_file
+from agent.clock import Clock
+
+WINDOW = 600.0  # seconds in which deaths count together, and for which a run goes step by step
+DEATHS = 2  # the third death then happens step by step, so that it is the last one
+RUN_FILE = "run.json"
+TOUCHING_FILE = "touching"
+
+
+@dataclass(frozen=True, slots=True)
+class Autopsy:
+    """What the start found: recent deaths, and what the last one was touching."""
+
+    deaths: int
+    culprits: tuple[str, ...]
+
+
+class Runs:
+    """The record of starts and ends in the state directory.
+
+    Only deaths in the same boot count: a power cut is nobody's fault.
+    """
+
+    def __init__(self, *, directory: Path, clock: Clock) -> None:
+        self._run_file = directory / RUN_FILE
+        self._touching_file = directory / TOUCHING_FILE
+        self._clock = clock
+        self._deaths: list[int] = []
+
+    def begin(self) -> Autopsy:
+        """Note that a run begins, and look at how the last one ended."""
+        now = self._clock.boot_us()
+        last = self._last()
+        deaths = [*last.get("deaths", []), *([now] if last.get("running") else [])]
+        self._deaths = [at for at in deaths if now - at < WINDOW * 1e6]
+        self._write(running=True)
+        return Autopsy(len(self._deaths), self._culprits() if last.get("running") else ())
+
+    def set_aside(self) -> None:
+        """The culprits were dealt with."""
+        atomic_file.remove(self._touching_file)
+
+    def end(self) -> None:
+        """Note that the run ended as it should."""
+        self._write(running=False)
+
+    def _last(self) -> dict[str, Any]:
+        try:
+            last = json.loads(self._run_file.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        same_boot = isinstance(last, dict) and last.get("boot_id") == self._clock.boot_id
+        return last if same_boot else {}
+
+    def _write(self, *, running: bool) -> None:
+        run = {"boot_id": self._clock.boot_id, "running": running, "deaths": self._deaths}
+        atomic_file.write(self._run_file, json.dumps(run).encode())
+
+    def _culprits(self) -> tuple[str, ...]:
+        try:
+            text = self._touching_file.read_text("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ()
+        return tuple(line for line in text.splitlines() if line)
+
+
+class Stepwise:
+    """Writes down what is touched, while it is active; else does nothing."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        deaths: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file = directory / TOUCHING_FILE
+        self._monotonic = monotonic
+        self._until = monotonic() + WINDOW if deaths >= DEATHS else 0.0
+        # One step at a time in the whole process, so that there is one culprit.
+        self._step = threading.Lock()
+
+    @property
+    def active(self) -> bool:
+        """Whether the process goes step by step."""
+        return self._monotonic() < self._until
+
+    @contextmanager
+    def touching(self, *names: str) -> Iterator[None]:
+        """Do something with what has these names."""
+        if not self.active:
+            yield
+            return
+        with self._step:
+            atomic_file.write(self._file, "\n".join(names).encode())
+            # Not in a finally: an exception that ends the process leaves the name behind.
+            yield
+            atomic_file.remove(self._file)
