@@ -10,6 +10,7 @@ from agent.jsontext import canonical
 from agent.secret import Secret
 
 Json = Any
+UNASSIGNED = "*"  # the stream of events that came before any stream was configured
 NOTHING: Mapping[str, Json] = MappingProxyType({})
 
 

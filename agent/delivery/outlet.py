@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.delivery.backoff import HOUR, Backoff
-from agent.event import Stream
+from agent.event import UNASSIGNED, Stream
 from agent.ga4.outcome import Retry, State
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,11 @@ class Outlet:
         backoff: Backoff,
         connections: int,
         monotonic: Callable[[], float],
+        takes_unassigned: bool = False,
     ) -> None:
+        """Serve ``stream``; the default one also takes what came before any was configured."""
         self.stream = stream
+        self.queued_as = (stream.name, UNASSIGNED) if takes_unassigned else (stream.name,)
         self._backoff = backoff
         self._connections = connections
         self._monotonic = monotonic

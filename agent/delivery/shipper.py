@@ -49,11 +49,12 @@ class Shipper:
         self._stepwise = stepwise
         self._max_delay = max_delay
         self._paused = False
+        self._stopping = False
         self._lock = threading.Lock()
         self._unrecorded: list[Callable[[], None]] = []
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
-        """Ship until told to stop. ``stop`` must ring the bell too."""
+        """Ship until told to stop; ``stop()`` wakes it."""
         while not stop.is_set():
             progress.beat()
             rings = self._bell.rings
@@ -72,6 +73,11 @@ class Shipper:
             if not wait:
                 break
         return wait
+
+    def stop(self) -> None:
+        """Begin no further request, and wake every connection to notice."""
+        self._stopping = True
+        self._bell.ring()
 
     def flush(self) -> None:
         """Try now, whatever the backoff says."""
@@ -119,7 +125,7 @@ class Shipper:
     def _batch(self, outlet: Outlet) -> tuple[Sequence[Leased], float]:
         """The events that may leave now; without any, the seconds until some may."""
         limit = 1 if self._stepwise.active else EVENTS_MAX
-        leased = self._queue.lease(outlet.stream.name, limit=limit)
+        leased = self._lease(outlet, limit)
         if not leased:
             return (), NEVER
         number = fitting([row.event for row in leased])
@@ -130,6 +136,12 @@ class Shipper:
         if number < len(leased):
             self._queue.release([row.id for row in leased[number:]])
         return leased[:number], 0.0
+
+    def _lease(self, outlet: Outlet, limit: int) -> tuple[Leased, ...]:
+        for name in outlet.queued_as:
+            if leased := self._queue.lease(name, limit=limit):
+                return leased
+        return ()
 
     def _may_fill_s(self, leased: Sequence[Leased]) -> float:
         if any(row.event.priority == Priority.HIGH for row in leased):
@@ -147,6 +159,9 @@ class Shipper:
         self, outlet: Outlet, leased: Sequence[Leased], refused: list[tuple[Leased, str]]
     ) -> bool:
         """Post; halve what is rejected until single events are left. False: try later."""
+        if self._stopping:
+            self._queue.release(_ids(leased))
+            return False
         outcome, traffic = self._post(outlet, leased)
         match outcome:
             case Delivered():
@@ -179,7 +194,7 @@ class Shipper:
 
     def _others_pass(self, outlet: Outlet) -> bool:
         """Ask with the next events in line: what is behind a refused one must not wait for it."""
-        witness = self._queue.lease(outlet.stream.name, limit=EVENTS_MAX)
+        witness = self._lease(outlet, EVENTS_MAX)
         if not witness:
             return False
         number = fitting([row.event for row in witness])
@@ -214,7 +229,7 @@ class Shipper:
         try:
             write()
         except StorageError as error:
-            log.error("cannot record a delivery, sending nothing more until it is: %s", error)  # noqa: TRY400 - the message says it all
+            log.error("cannot record a delivery, sending nothing more until it is: %s", error)
             with self._lock:
                 self._unrecorded.append(write)
 

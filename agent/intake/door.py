@@ -8,7 +8,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.clock import Clock
-from agent.event import Event, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp, Stream
+from agent.event import (
+    UNASSIGNED,
+    Event,
+    InvalidEvent,
+    Json,
+    Priority,
+    RawMessage,
+    Sender,
+    Stamp,
+    Stream,
+)
 from agent.ga4.request import BODY_LIMIT, too_large
 from agent.intake.identity import Device
 from agent.intake.parse import Draft, Misfit, Parsed, Shape, parse
@@ -17,7 +27,6 @@ from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageE
 from agent.stepwise import Stepwise
 
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
-UNASSIGNED = "*"  # the stream of events that came before any stream was configured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,14 +245,13 @@ def _full(reason: str) -> Reply:
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection that knows since when its present request has been coming in."""
 
-    reading_since: float | None = None
+    reading: object = None
+    reading_since = 0.0
 
     def received(self, data: bytes) -> Any:
         taken = super().received(data)
-        if self.request is None:
-            self.reading_since = None
-        elif self.reading_since is None:
-            self.reading_since = time.monotonic()
+        if self.request is not self.reading:
+            self.reading, self.reading_since = self.request, time.monotonic()
         return taken
 
 
@@ -261,7 +260,6 @@ class _Sweeping:
 
     channel_class = _Channel
     read_deadline: float
-    idle_deadline = 120.0
     progress: Progress
     next_sweep = 0.0
 
@@ -276,8 +274,8 @@ class _Sweeping:
     def _sweep(self, now: float) -> None:
         channels: dict[int, _Channel] = self.active_channels  # type: ignore[attr-defined]  # likewise
         for channel in list(channels.values()):
-            since = channel.reading_since
-            if since is not None and now - since > self.read_deadline:
+            dripping = channel.reading is not None
+            if dripping and now - channel.reading_since > self.read_deadline:
                 channel.will_close = True
 
 
@@ -313,6 +311,7 @@ class HttpSource:
         self._max_body = max_body
         self._read_deadline = read_deadline
         self.port: int | None = None
+        self.problem: str | None = None
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Serve until ``stop``; then finish the requests that have come in.
@@ -335,18 +334,18 @@ class HttpSource:
     def _server(
         self, sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher, progress: Progress
     ) -> Any:
-        adjustments = self._adjustments()
-        kind = _UnixServer if self._unix_path else _TcpServer
-        kind = type(
-            kind.__name__, (kind,), {"progress": progress, "read_deadline": self._read_deadline}
-        )
+        kind: Any = _UnixServer if self._unix_path else _TcpServer
         try:
-            return kind(self._application, sockets, dispatcher=dispatcher, adj=adjustments)
+            server = kind(
+                self._application, sockets, dispatcher=dispatcher, adj=self._adjustments()
+            )
         except OSError as error:
             wasyncore.close_all(sockets, ignore_all=True)
             raise SourceUnavailable(
                 f"cannot listen on {self._place()}: {error.strerror}"
             ) from error
+        server.progress, server.read_deadline = progress, self._read_deadline
+        return server
 
     def _adjustments(self) -> Adjustments:
         options: dict[str, Any] = {

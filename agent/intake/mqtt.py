@@ -99,6 +99,13 @@ class MqttSource:
         self._retry_at = 0.0
         self.connected = threading.Event()
 
+    @property
+    def problem(self) -> str | None:
+        """Why no messages come; None when they do."""
+        if self.connected.is_set():
+            return None
+        return self._refused or f"not yet connected to the broker {self._where()}"
+
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Take messages until ``stop``. Raises SourceUnavailable for bad certificate files."""
         client = self._client()
@@ -134,8 +141,8 @@ class MqttSource:
         )
         client.connect_timeout = CONNECT_TIMEOUT
         if self._broker.username is not None:
-            password = self._broker.password
-            client.username_pw_set(self._broker.username, password and password.reveal())
+            password = self._broker.password.reveal() if self._broker.password else None
+            client.username_pw_set(self._broker.username, password)
         if self._broker.tls is not None:
             client.tls_set_context(_context(self._broker.tls))
         client.on_connect = self._on_connect
@@ -210,7 +217,7 @@ class MqttSource:
 
     def _read(self, client: Client) -> None:
         """Read until nothing more is there or the batch is full."""
-        sock = client.socket()
+        sock: Any = client.socket()
         writing = [sock] if client.want_write() else []
         if not self._pending(sock):
             readable, writable, _ = select.select([sock], writing, [], TICK)
@@ -241,11 +248,13 @@ class MqttSource:
         """
         taking = [m for m in self._arrived if self._wanted(m)]
         answers = self._door.admit_many([self._message(m) for m in taking])
-        kept = [m for m, answer in zip(taking, answers, strict=True) if isinstance(answer, Full)]
+        # By identity: paho calls two messages equal when their ids are, and all QoS 0 ids are 0.
+        pairs = zip(taking, answers, strict=True)
+        kept = {id(message) for message, answer in pairs if isinstance(answer, Full)}
         for message in self._arrived:
-            if message not in kept:
+            if id(message) not in kept:
                 client.ack(message.mid, message.qos)
-        self._arrived = kept
+        self._arrived = [message for message in self._arrived if id(message) in kept]
         if kept:
             stop.wait(FULL_WAIT)
 

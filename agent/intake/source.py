@@ -11,7 +11,14 @@ class SourceUnavailable(Exception):  # noqa: N818 - a state rather than an error
 
 
 class Source(Protocol):
-    """Takes events from outside and hands them to the door."""
+    """Takes events from outside and hands them to the door.
+
+    ``problem``: why nothing comes in, for people; None when all is well.
+    """
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing comes in."""
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Work until ``stop`` is set. Raises SourceUnavailable."""

@@ -106,6 +106,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._monotonic = monotonic
         self._max_bytes = max_bytes
         self._on_ready = on_ready
+        self.trouble = ""  # the state word of the last commit's failure; empty when it worked
         self._ledger = Ledger()
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._leased: dict[int, tuple[str, int]] = {}
@@ -347,9 +348,13 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def _durably(self, work: Callable[[Transaction], T]) -> T:
         try:
-            return self._commits.run(work)
+            result = self._commits.run(work)
         except sqlite3.OperationalError as error:
-            raise _unusable(error) from error
+            unusable = _unusable(error)
+            self.trouble = unusable.state if isinstance(unusable, StorageError) else ""
+            raise unusable from error
+        self.trouble = ""
+        return result
 
     def _insert(
         self,

@@ -1,0 +1,43 @@
+"""``ga4-agent``: the commands, imported when they are called.
+
+Exit statuses: 0 done; 1 not done, for the reason that was printed; 2 wrong usage or wrong
+configuration.
+"""
+
+import importlib
+
+import click
+
+from agent import __version__
+
+COMMANDS = {
+    "run": "agent.cli.run",
+    "check": "agent.cli.check",
+    "status": "agent.cli.status",
+    "emulator": "agent.cli.emulator",
+    "demo": "agent.cli.demo",
+}
+
+
+class LazyCommands(click.Group):
+    """Imports a command's module when it is asked for: `status` must be quick on a small board."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All commands, in the order of a day."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command, from its module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ga4-agent")
+def main() -> None:
+    """Take events on this device, keep them on its disk, deliver them to Google Analytics 4.
+
+    Exit status: 0 done, 1 not done (the reason is printed), 2 wrong usage or configuration.
+    """

@@ -1,0 +1,124 @@
+"""The control socket: commands to the running daemon, from root or from its own user.
+
+One JSON object in a line goes in, one comes out: ``{"command": "flush"}``, then
+``{"result": …}`` or ``{"error": "…"}``.
+"""
+
+import json
+import os
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.progress import Progress
+
+SOCKET = "control.sock"
+LINE_MAX = 64 * 1024
+TIMEOUT = 10.0  # seconds that either side waits for the other
+
+Command = Callable[[], Any]
+
+
+class NotRunning(Exception):  # noqa: N818 - a state rather than an error
+    """No daemon listens there."""
+
+
+class ControlError(Exception):
+    """The daemon did not do it; the message is its own."""
+
+
+@contextmanager
+def _short_path(directory: Path) -> Iterator[str]:
+    """The socket's path through a descriptor: a unix address has room for 107 bytes only."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
+    finally:
+        os.close(descriptor)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = TIMEOUT
+    server: "_Server"
+
+    def handle(self) -> None:
+        try:
+            line = self.rfile.readline(LINE_MAX)
+            self.wfile.write(json.dumps(self._answer(line)).encode() + b"\n")
+        except OSError:
+            return  # who asked has gone
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            name = json.loads(line)["command"]
+            command = self.server.commands[name]
+        except (ValueError, KeyError, TypeError):
+            return {"error": f"expected one of the commands {', '.join(self.server.commands)}"}
+        if name != "status" and self._peer() not in (0, os.geteuid()):
+            return {"error": f"cannot {name}: only root and the service's own user may"}
+        try:
+            return {"result": command()}
+        except Exception as bug:
+            self.server.on_bug(bug)
+            raise
+
+    def _peer(self) -> int:
+        credentials = self.connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        return int(struct.unpack("3i", credentials)[1])
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    commands: Mapping[str, Command]
+    on_bug: Callable[[BaseException], None]
+
+
+class ControlSocket:
+    """Listens in the state directory."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        commands: Mapping[str, Command],
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        self._directory = directory
+        self._commands = commands
+        self._on_bug = on_bug
+
+    def run(self, stop: threading.Event, progress: Progress) -> None:
+        """Answer until told to stop. The lock is held, so a socket left behind is nobody's."""
+        path = self._directory / SOCKET
+        path.unlink(missing_ok=True)
+        with _short_path(self._directory) as address, _Server(address, _Handler) as server:
+            path.chmod(0o660)
+            server.commands, server.on_bug, server.timeout = self._commands, self._on_bug, 0.5
+            while not stop.is_set():
+                progress.beat()
+                server.handle_request()
+        path.unlink(missing_ok=True)
+
+
+def ask(directory: Path, command: str) -> Any:
+    """Have the running daemon do it. Raises NotRunning, ControlError, PermissionError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT)
+        try:
+            with _short_path(directory) as address:
+                connection.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NotRunning(f"cannot reach the daemon in {directory}: it is not running") from None
+        connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            answer = json.loads(lines.readline() or b"{}")
+    if "result" not in answer:
+        raise ControlError(answer.get("error", f"cannot {command}: the daemon gave no answer"))
+    return answer["result"]

@@ -1,0 +1,200 @@
+"""Configuration to components: the only place that knows both."""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.bell import Bell
+from agent.clock import Clock
+from agent.config import Config, HttpSettings, MqttSettings, StreamSettings
+from agent.delivery.backoff import Backoff
+from agent.delivery.outlet import Outlet
+from agent.delivery.shipper import Shipper
+from agent.delivery.transport import Transport
+from agent.event import Priority, Stream
+from agent.intake.door import Door
+from agent.intake.http import Application, Guard, HttpSource
+from agent.intake.identity import Device, Identity
+from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
+from agent.queue.event_queue import EventQueue
+from agent.secret import Secret, SecretError, find_secret
+from agent.stepwise import Stepwise
+from agent.urequests import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What every component stands on, and what outlives a reload."""
+
+    queue: EventQueue
+    clock: Clock
+    bell: Bell
+    stepwise: Stepwise
+    identity: Identity
+    environ: Mapping[str, str]
+    crashed: Collection[str] = ()
+
+
+def streams(config: Config, environ: Mapping[str, str]) -> tuple[dict[str, Stream], list[str]]:
+    """The streams with their secrets, and what is wrong with secrets that could not be had."""
+    made: dict[str, Stream] = {}
+    problems: list[str] = []
+    for name, settings in config.stream.items():
+        secret, problem = _secret(
+            f"api_secret_{name}", settings.api_secret_file, "GA4_API_SECRET", environ
+        )
+        problems += [problem] if problem else []
+        made[name] = _stream(name, settings, secret)
+    return made, problems
+
+
+def _stream(name: str, settings: StreamSettings, secret: Secret | None) -> Stream:
+    return Stream(
+        name=name,
+        endpoint=settings.endpoint,
+        measurement_id=settings.measurement_id,
+        firebase_app_id=settings.firebase_app_id,
+        secret=secret,
+        accept_body=settings.accept_body,
+    )
+
+
+def _secret(
+    credential: str, file: Path | None, variable: str, environ: Mapping[str, str]
+) -> tuple[Secret | None, str | None]:
+    try:
+        found = find_secret(credential=credential, file=file, variable=variable, environ=environ)
+    except SecretError as error:
+        return None, str(error)
+    return found, None
+
+
+def door(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Door:
+    """The door that all sources share."""
+    device = Device(
+        client_id=_or_auto(config.device.client_id, ground.identity.client_id),
+        app_instance_id=config.device.app_instance_id,
+        user_id=config.device.user_id,
+        user_properties=config.device.user_properties,
+    )
+    return Door(
+        queue=ground.queue,
+        clock=ground.clock,
+        streams=made,
+        device=device,
+        params=config.device.params,
+        new_id=lambda: secrets.token_hex(8),
+        stepwise=ground.stepwise,
+        crashed=ground.crashed,
+    )
+
+
+def shipper(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Shipper:
+    """The shipper with an outlet for each stream."""
+    delivery, network = config.delivery, config.network
+    outlets = [
+        Outlet(
+            stream=stream,
+            backoff=Backoff(random=random.random),
+            connections=delivery.connections,
+            monotonic=time.monotonic,
+            takes_unassigned=stream is next(iter(made.values())),
+        )
+        for stream in made.values()
+    ]
+    ca_file = str(network.ca_file) if network.ca_file else None
+    transport = Transport(
+        client=lambda: Client(proxy=network.proxy, ca_file=ca_file, deadline=delivery.timeout)
+    )
+    return Shipper(
+        queue=ground.queue,
+        outlets=outlets,
+        transport=transport,
+        clock=ground.clock,
+        bell=ground.bell,
+        stepwise=ground.stepwise,
+        max_delay=delivery.max_delay,
+    )
+
+
+def mqtt(settings: MqttSettings, ground: Ground, the_door: Door) -> tuple[MqttSource, list[str]]:
+    """The MQTT source, and what is wrong with its password if it could not be had."""
+    password, problem = _secret(
+        "mqtt_password", settings.password_file, "GA4_MQTT_PASSWORD", ground.environ
+    )
+    tls = Tls(
+        ca_file=settings.ca_file,
+        certificate_file=settings.certificate_file,
+        key_file=settings.key_file,
+    )
+    broker = Broker(
+        host=settings.host,
+        port=settings.broker_port,
+        client_id=_or_auto(settings.client_id, ground.identity.mqtt_client_id),
+        username=settings.username,
+        password=password,
+        protocol=settings.protocol,
+        keepalive=settings.keepalive,
+        session_expiry=settings.session_expiry,
+        tls=tls if settings.tls else None,
+    )
+    source = MqttSource(
+        door=the_door,
+        broker=broker,
+        subscriptions=[
+            Subscription(
+                topic=s.topic,
+                stream=s.stream,
+                priority=Priority[s.priority.upper()],
+                retained=s.retained,
+            )
+            for s in settings.subscriptions
+        ],
+        reconnect_max=settings.reconnect_max,
+        random=random.random,
+    )
+    return source, [problem] if problem else []
+
+
+def http(
+    settings: HttpSettings,
+    environ: Mapping[str, str],
+    *,
+    the_door: Callable[[], Door],
+    ids: Callable[[], Mapping[str, str]],
+    status: Callable[[], Mapping[str, Any]],
+    on_bug: Callable[[BaseException], None],
+) -> tuple[HttpSource | None, list[str]]:
+    """The HTTP source; None without the token that its address asks for, and why."""
+    token, problem = _secret("http_token", settings.token_file, "GA4_HTTP_TOKEN", environ)
+    if problem:
+        return None, [problem]
+    guard = Guard(
+        hosts=frozenset(settings.hosts),
+        origins=frozenset(settings.origins),
+        token=token,
+        check_host=settings.unix_path is None,
+    )
+    application = Application(door=the_door, guard=guard, streams=ids, status=status, on_bug=on_bug)
+    source = HttpSource(
+        application=application,
+        address=settings.address,
+        unix_path=settings.unix_path,
+        threads=settings.threads,
+        max_body=settings.max_body,
+        read_deadline=settings.read_deadline,
+    )
+    return source, []
+
+
+def stream_ids(made: Mapping[str, Stream]) -> dict[str, str]:
+    """GA4's id to our name: what a query may pick a stream by."""
+    return {(s.measurement_id or s.firebase_app_id or ""): name for name, s in made.items()}
+
+
+def _or_auto(configured: str, made: str) -> str:
+    return made if configured == "auto" else configured

@@ -1,0 +1,83 @@
+"""A named thread: started, stopped, joined; degraded when it must, loud when it is a bug."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from agent.intake.source import SourceUnavailable
+from agent.progress import Progress
+
+log = logging.getLogger(__name__)
+
+RETRY = 30.0  # seconds between attempts of a source that is unavailable
+
+
+class Worker:
+    """Runs ``target(stop, progress)`` in a thread of its own."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        target: Callable[[threading.Event, Progress], None],
+        patience: float,
+        on_bug: Callable[[BaseException], None],
+        on_stop: Callable[[], None] = lambda: None,
+        retry: float = RETRY,
+    ) -> None:
+        """``patience``: seconds that one turn of the target's loop may take."""
+        self._target = target
+        self._on_bug = on_bug
+        self._on_stop = on_stop
+        self._retry = retry
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.progress = Progress(name=name, patience=patience)
+        self.problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The thread's name."""
+        return self._thread.name
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end; ``join`` waits for it."""
+        self._stop.set()
+        self._on_stop()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; whether it came within the seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if self._works():
+                    break
+                self._stop.wait(self._retry)
+        except BaseException as bug:
+            self._on_bug(bug)
+        finally:
+            self.progress.done()
+
+    def _works(self) -> bool:
+        """Run the target to its end; False when it is unavailable for now."""
+        try:
+            self._target(self._stop, self.progress)
+        except SourceUnavailable as unavailable:
+            self.progress.done()
+            if self.problem != str(unavailable):
+                log.error(
+                    "%s is degraded: %s; trying again every %.0f s",
+                    self.name,
+                    unavailable,
+                    self._retry,
+                )
+            self.problem = str(unavailable)
+            return False
+        return True
