@@ -1,6 +1,7 @@
 """``ga4-agent emulator``: a local GA4."""
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,8 @@ def command(listen: str, record: Path | None) -> None:
     It can be told to fail: POST /emulator/fail with {"kind": "status", "status": 503} (or delay,
     hang, cut_before, cut_half, cut_after, login_page, redirect, drip, body), and POST
     /emulator/recover. GET /emulator/stats counts.
+
+    Exit status: 0 it was ended, 1 it could not listen.
     """
     from agent.emulator import Emulator
 
@@ -38,6 +41,10 @@ def command(listen: str, record: Path | None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    with emulator:
-        click.echo(f"a local GA4 listens on {emulator.url}/mp/collect")
-        stop.wait()
+    try:
+        emulator.start()
+    except OSError as error:
+        sys.exit(str(error.strerror))
+    click.echo(f"a local GA4 listens on {emulator.url}/mp/collect")
+    stop.wait()
+    emulator.stop()

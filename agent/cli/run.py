@@ -27,7 +27,9 @@ class JournalFormatter(logging.Formatter):
 def command(config: Path | None) -> None:
     """Run the daemon in the foreground.
 
-    It logs on stderr. SIGTERM ends it cleanly with 0; SIGHUP reads the configuration again.
+    It logs on stderr. SIGTERM ends it cleanly; SIGHUP reads the configuration again.
+
+    Exit status: 0 it was ended, 1 it could not start or met a bug, 2 the configuration is wrong.
     """
     from agent.boot_config import config_path
     from agent.service import run

@@ -1,0 +1,1 @@
+"""The demo: real parts on loopback, and a story told with them."""
