@@ -340,7 +340,8 @@ def _is_safe(endpoint: SplitResult) -> bool:
 def _proxy() -> _Reader:
     return _text(
         expected="a proxy URL such as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT",
-        fits=lambda text: _split_url(text) is not None,
+        # Not https: requests would verify the proxy with the certificates meant for GA4.
+        fits=lambda text: text.startswith("http://") and _split_url(text) is not None,
         show=_kind_of_text,
     )
 

@@ -23,6 +23,7 @@ from agent.event import Stream
 from agent.intake.door import Door
 from agent.intake.identity import load_identity
 from agent.intake.mqtt import MqttSource
+from agent.mounts import MOUNTINFO, is_volatile
 from agent.ownership import AlreadyOwned, StateLock
 from agent.progress import stuck
 from agent.queue.event_queue import EventQueue, SourceState, StorageError, UnreadableQueue
@@ -71,6 +72,9 @@ class Service:
             identity=load_identity(chosen.config.state_directory, wall_us=clock.wall_us),
             environ=environ,
             crashed=tuple(queue.source_state(CRASHED)),
+        )
+        self._in_memory = is_volatile(
+            chosen.config.state_directory.resolve(), MOUNTINFO.read_text()
         )
         self._problems: list[str] = []
         self._streams: dict[str, Stream] = {}
@@ -159,6 +163,7 @@ class Service:
                 oldest=queue.oldest(),
                 storage=queue.trouble,
                 paused=self._shipper.paused,
+                volatile=self._in_memory and not self._config.volatile,
                 outlets=self._shipper.reports(),
                 problems=self._source_problems(),
                 config_problems=(*self._chosen.problems, *self._problems),
@@ -273,6 +278,7 @@ def run(path: Path, *, environ: Mapping[str, str] = os.environ) -> int:
     except ConfigError as error:
         _say_problems([str(problem) for problem in error.problems])
         return 2
+    logging.getLogger().setLevel(chosen.config.log.level.upper())
     if chosen.problems:
         _say_problems(chosen.problems)
     directory = chosen.config.state_directory

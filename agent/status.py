@@ -13,6 +13,10 @@ from agent.queue.ledger import Books
 
 EXPIRES_AFTER = 72 * 3600.0  # seconds: GA4 moves older events in time (sending-events guide)
 DRAINING = 100  # events: more than what a busy kiosk has waiting anyway
+VOLATILE = (
+    "volatile",
+    "the state directory does not survive a reboot; set volatile = true if that is meant",
+)
 OUTLET_STATES = ("clock_blocks_tls", "login_page", "offline")
 
 
@@ -27,6 +31,7 @@ class Observation:
     running: bool = True
     storage: str = ""
     paused: bool = False
+    volatile: bool = False
     outlets: Sequence[OutletReport] = ()
     problems: Mapping[str, str | None] | None = None  # by source
     config_problems: Sequence[str] = ()
@@ -90,7 +95,11 @@ def _state(seen: Observation) -> tuple[str, str]:
         return "paused", "delivery was paused by hand; ga4-agent resume starts it again"
     if seen.config_problems:
         return "misconfigured", f"running on the last good configuration: {seen.config_problems[0]}"
-    return _outlet_state(seen.outlets) or _source_state(seen) or _flow_state(seen)
+    return (
+        _outlet_state(seen.outlets)
+        or _source_state(seen)
+        or (VOLATILE if seen.volatile else _flow_state(seen))
+    )
 
 
 def _outlet_state(outlets: Sequence[OutletReport]) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "agent"
-FREE = {"jsontext", "secret", "units", "bell", "progress", "sdnotify", "atomic_file", "urequests"}
+FREE = {"jsontext", "secret", "units", "bell", "progress", "sdnotify", "atomic_file", "urequests", "mounts"}
 
 # For each part: the parts it may import, beside itself.
 ALLOWED = {
