@@ -8,11 +8,10 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace the file; when it returns, the new content survives a power cut."""
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.write(descriptor, data)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     temporary.replace(path)
     sync_directory(path.parent)
 

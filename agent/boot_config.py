@@ -5,7 +5,7 @@ refused, loudly, and the agent runs on the last good one, after a reboot too.
 """
 
 import os
-import tomllib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from agent.config import Config, ConfigError, load, parse
 
 LAST_GOOD = "last-good.toml"
 VARIABLE = "GA4_AGENT_CONFIG"
+# Not tomllib: what is looked for is most needed when the rest is no TOML.
+SAID = re.compile(r"""^\s*state_directory\s*=\s*["'](/[^"'\n]+)["']""", re.MULTILINE)
 DEFAULT = Path("/etc/ga4-agent/agent.toml")
 
 
@@ -46,19 +48,19 @@ def choose(path: Path, *, environ: Mapping[str, str]) -> Chosen:
         return Chosen(config, text, tuple(str(problem) for problem in error.problems))
 
 
-def keep(chosen: Chosen) -> None:
-    """Remember a configuration that works."""
-    path = chosen.config.state_directory / LAST_GOOD
-    if not path.exists() or path.read_bytes() != chosen.text:
-        atomic_file.write(path, chosen.text)
+def keep(text: bytes, directory: Path) -> None:
+    """Remember a configuration that works. Raises OSError."""
+    path = directory / LAST_GOOD
+    if not path.exists() or path.read_bytes() != text:
+        atomic_file.write(path, text)
 
 
 def state_directory(path: Path, environ: Mapping[str, str]) -> Path:
-    """The state directory that a broken configuration most probably means."""
+    """The state directory that a configuration, broken as it may be, most probably means."""
     try:
-        said = tomllib.loads(path.read_text("utf-8")).get("state_directory")
-    except (OSError, ValueError):
+        said = SAID.search(path.read_text("utf-8", "replace"))
+    except OSError:
         said = None
-    if isinstance(said, str) and said.startswith("/"):
-        return Path(said)
+    if said:
+        return Path(said[1])
     return Path(environ.get("STATE_DIRECTORY") or Config().state_directory)

@@ -71,6 +71,11 @@ class Clock:
 
     def age_s(self, stamp: Stamp) -> float:
         """Seconds since the stamp; of another boot only the wall clock can tell, at least 0."""
-        if stamp.boot_id == self.boot_id:
-            return (self._boot() - stamp.boot_us) / 1e6
-        return max(0.0, (self._wall() - stamp.wall_us) / 1e6)
+        age = self.age_in_this_boot_s(stamp)
+        return max(0.0, (self._wall() - stamp.wall_us) / 1e6) if age is None else age
+
+    def age_in_this_boot_s(self, stamp: Stamp) -> float | None:
+        """Seconds since the stamp by the clock that never jumps; None for another boot's."""
+        if stamp.boot_id != self.boot_id:
+            return None
+        return (self._boot() - stamp.boot_us) / 1e6

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 
 SOCKET = "control.sock"
@@ -57,7 +58,7 @@ class _Handler(socketserver.StreamRequestHandler):
         try:
             name = json.loads(line)["command"]
             command = self.server.commands[name]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": f"expected one of the commands {', '.join(self.server.commands)}"}
         if name != "status" and self._peer() not in (0, os.geteuid()):
             return {"error": f"cannot {name}: only root and the service's own user may"}
@@ -97,14 +98,22 @@ class ControlSocket:
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Answer until told to stop. The lock is held, so a socket left behind is nobody's."""
         path = self._directory / SOCKET
-        path.unlink(missing_ok=True)
-        with _short_path(self._directory) as address, _Server(address, _Handler) as server:
-            path.chmod(0o660)
+        with _short_path(self._directory) as address, self._listen(path, address) as server:
             server.commands, server.on_bug, server.timeout = self._commands, self._on_bug, 0.5
             while not stop.is_set():
                 progress.beat()
                 server.handle_request()
         path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _listen(path: Path, address: str) -> _Server:
+        try:
+            path.unlink(missing_ok=True)
+            server = _Server(address, _Handler)
+            path.chmod(0o660)
+        except OSError as error:
+            raise SourceUnavailable(f"cannot listen on {path}: {error.strerror}") from error
+        return server
 
 
 def ask(directory: Path, command: str) -> Any:

@@ -25,9 +25,15 @@ class Progress:
         self._due = None
 
     @property
-    def late(self) -> bool:
-        """Whether a beat is overdue."""
-        return self._due is not None and self._monotonic() > self._due
+    def running(self) -> bool:
+        """Whether it goes round: it has beaten, and has not ended."""
+        return self._due is not None
+
+    @property
+    def late_s(self) -> float:
+        """Seconds for which a beat has been overdue; 0 when none is."""
+        due = self._due
+        return 0.0 if due is None else max(0.0, self._monotonic() - due)
 
 
 def stuck(
@@ -35,10 +41,10 @@ def stuck(
 ) -> tuple[str, ...]:
     """The names of the loops that hang.
 
-    While a commit runs, any loop may be waiting for it: a dying card takes minutes, and a
-    restart would not mend it. A commit beyond ``storage_patience`` seconds is a hang itself.
+    A loop that is late by less than the present commit has lasted may be waiting for it: a dying
+    card takes minutes, and a restart would not mend it. A commit beyond ``storage_patience``
+    seconds is a hang itself.
     """
-    if 0 < committing_s <= storage_patience:
-        return ()
-    late = tuple(loop.name for loop in loops if loop.late)
-    return (*late, "storage") if committing_s > storage_patience else late
+    if committing_s > storage_patience:
+        return ("storage",)
+    return tuple(loop.name for loop in loops if loop.late_s > committing_s)

@@ -34,7 +34,8 @@ class Observation:
     volatile: bool = False
     outlets: Sequence[OutletReport] = ()
     problems: Mapping[str, str | None] | None = None  # by source
-    config_problems: Sequence[str] = ()
+    config_problems: Sequence[str] = ()  # of the configuration that was refused
+    secret_problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def status_of(seen: Observation, clock: Clock) -> Status:
         "streams": [asdict(report) for report in seen.outlets],
         "sources": {name: {"problem": p} for name, p in (seen.problems or {}).items()},
         "config_problems": list(seen.config_problems),
+        "secret_problems": list(seen.secret_problems),
     }
     return Status(state, reason, document)
 
@@ -95,6 +97,8 @@ def _state(seen: Observation) -> tuple[str, str]:
         return "paused", "delivery was paused by hand; ga4-agent resume starts it again"
     if seen.config_problems:
         return "misconfigured", f"running on the last good configuration: {seen.config_problems[0]}"
+    if seen.secret_problems:
+        return "misconfigured", seen.secret_problems[0]
     return (
         _outlet_state(seen.outlets)
         or _source_state(seen)

@@ -94,7 +94,8 @@ class Stepwise:
         self._file = directory / TOUCHING_FILE
         self._monotonic = monotonic
         self._until = monotonic() + WINDOW if deaths >= DEATHS else 0.0
-        # One step at a time in the whole process, so that there is one culprit.
+        # One step at a time in the whole process, so that there is one culprit: in these ten
+        # minutes a publisher may wait for a request that is being sent.
         self._step = threading.Lock()
 
     @property
@@ -103,13 +104,20 @@ class Stepwise:
         return self._monotonic() < self._until
 
     @contextmanager
-    def touching(self, *names: str) -> Iterator[None]:
-        """Do something with what has these names."""
+    def step(self) -> Iterator[Callable[..., None]]:
+        """Do one thing. Call what this yields with the names of what is touched next."""
         if not self.active:
-            yield
+            yield _untold
             return
         with self._step:
-            atomic_file.write(self._file, "\n".join(names).encode())
             # Not in a finally: an exception that ends the process leaves the name behind.
-            yield
-            atomic_file.remove(self._file)
+            yield self._touch
+            if self._file.exists():
+                atomic_file.remove(self._file)
+
+    def _touch(self, *names: str) -> None:
+        atomic_file.write(self._file, "\n".join(names).encode())
+
+
+def _untold(*_names: str) -> None:
+    """Outside of step-by-step mode nothing is written."""

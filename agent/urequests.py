@@ -93,6 +93,10 @@ Data = str | bytes | bytearray | Iterable[bytes]
 Resolve = Callable[..., list[Any]]
 
 
+# Never through a proxy: it would carry what should not leave this machine, and answer for it.
+LOOPBACK = ("http://localhost", "http://127.", "http://[::1]")
+
+
 class RequestError(OSError):
     """The request failed; ``maybe_sent`` tells whether the server may have processed it."""
 
@@ -528,6 +532,15 @@ class _Adapter(HTTPAdapter):
     ) -> HTTPConnectionPool:
         return self.poolmanager.connection_from_url(str(request.url))
 
+    def request_url(
+        self,
+        request: requests.PreparedRequest,
+        proxies: Mapping[str, str] | None,  # noqa: ARG002 # given by requests
+    ) -> str:
+        """Name the host in the request line only where a proxy reads it."""
+        by_proxy = {"http": self._proxy} if self._proxy else {}
+        return str(super().request_url(request, by_proxy))  # not theirs: a session has one list
+
     def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
         """Leave the pool alone: the TLS context verifies, and nothing can switch it off."""
 
@@ -662,8 +675,10 @@ class Client:
         self._wire = _Wire(
             resolve=resolve, connect_timeout=connect_timeout, dns_timeout=dns_timeout
         )
-        adapter = _Adapter(wire=self._wire, tls=_tls(ca_file), proxy=_checked_proxy(proxy))
-        self._session = _session(adapter, proxy, user_agent)
+        tls, proxy = _tls(ca_file), _checked_proxy(proxy)
+        adapter = _Adapter(wire=self._wire, tls=tls, proxy=proxy)
+        direct = _Adapter(wire=self._wire, tls=tls, proxy=None)
+        self._session = _session(adapter, direct, user_agent)
 
     def __enter__(self) -> Self:
         return self
@@ -851,10 +866,9 @@ def _checked_proxy(proxy: str | None) -> str | None:
     return proxy
 
 
-def _session(adapter: _Adapter, proxy: str | None, user_agent: str | None) -> _Session:
+def _session(adapter: _Adapter, direct: _Adapter, user_agent: str | None) -> _Session:
     session = _Session()
     session.trust_env = False
-    session.proxies = {} if proxy is None else {"http": proxy, "https": proxy}
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers = CaseInsensitiveDict(
         {"User-Agent": user_agent or SKIP_HEADER, "Accept-Encoding": "identity"}
@@ -862,6 +876,8 @@ def _session(adapter: _Adapter, proxy: str | None, user_agent: str | None) -> _S
     session.adapters.clear()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
+    for here in LOOPBACK:
+        session.mount(here, direct)
     return session
 
 

@@ -33,7 +33,12 @@ class Worker:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.progress = Progress(name=name, patience=patience)
-        self.problem: str | None = None
+        self._unavailable: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the target is unavailable; None once it runs."""
+        return None if self.progress.running else self._unavailable
 
     @property
     def name(self) -> str:
@@ -71,13 +76,13 @@ class Worker:
             self._target(self._stop, self.progress)
         except SourceUnavailable as unavailable:
             self.progress.done()
-            if self.problem != str(unavailable):
+            if self._unavailable != str(unavailable):
                 log.error(
                     "%s is degraded: %s; trying again every %.0f s",
                     self.name,
                     unavailable,
                     self._retry,
                 )
-            self.problem = str(unavailable)
+            self._unavailable = str(unavailable)
             return False
         return True

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "agent"
-FREE = {"jsontext", "secret", "units", "bell", "progress", "sdnotify", "atomic_file", "urequests", "mounts"}
+FREE = {"jsontext", "secret", "units", "bell", "progress", "sdnotify", "atomic_file", "urequests", "mounts",
+    "routes",
+}
 
 # For each part: the parts it may import, beside itself.
 ALLOWED = {
@@ -25,13 +27,13 @@ ALLOWED = {
     "delivery": {
         "event", "clock", "ga4", "queue", "bell", "progress", "stepwise", "urequests",
     },
-    "control": {"progress"},
+    "control": {"progress", "intake"},
     "worker": {"progress", "intake"},
     "status": {"clock", "delivery", "event", "queue", ""},
     "boot_config": {"atomic_file", "config"},
     "emulator": set(),
 }  # fmt: skip
-TOPS = {"wiring", "service", "cli", "demo", "__main__", ""}
+TOPS = {"wiring", "service", "daemon", "cli", "demo", "__main__", ""}
 PURE = {"ga4", "event", "jsontext"}
 IO = {"socket", "sqlite3", "threading", "subprocess", "os", "time", "random", "pathlib", "requests"}
 
@@ -88,4 +90,6 @@ def test_only_the_wiring_and_the_service_read_the_configuration():
         for path in PACKAGE.rglob("*.py")
         if "agent.config" in imports(path)
     }
-    assert readers == {"wiring.py", "service.py", "boot_config.py", "cli/check.py"}
+    assert readers == {
+        "wiring.py", "service.py", "daemon.py", "boot_config.py", "cli/check.py"
+    }

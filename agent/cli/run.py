@@ -32,7 +32,7 @@ def command(config: Path | None) -> None:
     Exit status: 0 it was ended, 1 it could not start or met a bug, 2 the configuration is wrong.
     """
     from agent.boot_config import config_path
-    from agent.service import run
+    from agent.daemon import run
 
     log_to_stderr(logging.INFO)
     sys.exit(run(config_path(config)))

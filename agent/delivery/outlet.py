@@ -38,14 +38,19 @@ class Outlet:
         monotonic: Callable[[], float],
         takes_unassigned: bool = False,
     ) -> None:
-        """Serve ``stream``; the default one also takes what came before any was configured."""
+        """Serve ``stream``; the default one also takes what came before any was configured.
+
+        Not an app stream: those events were made with a client_id, which it does not know.
+        """
+        unassigned = (UNASSIGNED,) if takes_unassigned and not stream.is_app else ()
         self.stream = stream
-        self.queued_as = (stream.name, UNASSIGNED) if takes_unassigned else (stream.name,)
+        self.queued_as = (stream.name, *unassigned)
         self._backoff = backoff
         self._connections = connections
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._busy = 0
+        self._failures = 0
         self._healthy = False
         self._not_before = 0.0
         self._delivered_at: float | None = None
@@ -59,29 +64,32 @@ class Outlet:
         with self._lock:
             return max(0.0, self._not_before - self._monotonic())
 
-    def enter(self) -> bool:
-        """Take one of the connections: one until the first success, then all of them."""
+    def enter(self) -> int | None:
+        """Take one of the connections: one until the first success, then all of them.
+
+        Returns a ticket for ``delivered`` and ``failed``, or None when all are taken.
+        """
         with self._lock:
             if self._busy >= (self._connections if self._healthy else 1):
-                return False
+                return None
             self._busy += 1
-            return True
+            return self._failures
 
     def leave(self) -> None:
         """Give the connection back."""
         with self._lock:
             self._busy -= 1
 
-    @property
-    def busy(self) -> bool:
-        """Whether a connection is sending right now."""
-        return self._busy > 0
+    def delivered(self, ticket: int) -> bool:
+        """Note a success; whether it is the first one after a failure or the start.
 
-    def delivered(self) -> bool:
-        """Note a success; whether it is the first one after a failure or the start."""
+        An answer to a request from before the last failure does not end the wait since then.
+        """
         with self._lock:
-            first, self._healthy = not self._healthy, True
             self._delivered_at = self._monotonic()
+            if ticket != self._failures:
+                return False
+            first, self._healthy = not self._healthy, True
             self._not_before = 0.0
             self._backoff.succeeded()
             recovered = self._change("ok", "")
@@ -95,16 +103,17 @@ class Outlet:
             at = self._delivered_at
         return at is not None and self._monotonic() - at < HOUR
 
-    def failed(self, outcome: Retry) -> None:
-        """Note a failure and back off."""
+    def failed(self, outcome: Retry, ticket: int) -> None:
+        """Note a failure and back off; connections that fail together count once."""
         with self._lock:
+            if ticket != self._failures:
+                # Only what the server asked for is heard twice: the longest wait holds.
+                self._hold(outcome.after or 0.0)
+                return
+            self._failures += 1
             self._healthy = False
-            if outcome.state == "misconfigured":
-                wait = self._backoff.hourly()
-            else:
-                wait = self._backoff.failed(asked=outcome.after)
-            # Connections that fail together count once: the longest wait holds.
-            self._not_before = max(self._not_before, self._monotonic() + wait)
+            wait = self._wait_after(outcome)
+            self._hold(wait)
             changed = self._change(outcome.state, outcome.reason)
         if changed:
             log.warning(
@@ -127,6 +136,14 @@ class Outlet:
                 reason = f"no api_secret for the stream {self.stream.name}"
                 return OutletReport(self.stream.name, "unconfigured", reason, 0.0, ago)
             return OutletReport(self.stream.name, self._state, self._reason, wait, ago)
+
+    def _wait_after(self, outcome: Retry) -> float:
+        if outcome.state == "misconfigured":
+            return self._backoff.hourly()
+        return self._backoff.failed(asked=outcome.after)
+
+    def _hold(self, wait: float) -> None:
+        self._not_before = max(self._not_before, self._monotonic() + wait)
 
     def _change(self, state: State, reason: str) -> bool:
         changed = state != self._state

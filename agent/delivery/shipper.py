@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from agent.bell import Bell
 from agent.clock import Clock
@@ -23,6 +24,8 @@ from agent.stepwise import Stepwise
 log = logging.getLogger(__name__)
 
 IDLE = 10.0  # seconds between looks when nothing rings; also what keeps the watchdog content
+HELD_MAX = 16 * EVENTS_MAX  # events held back in one look for batches that may still fill
+WITNESSES = 50  # events asked whether the endpoint takes anything at all
 STORAGE_WAIT = 5.0  # seconds before a delivery that could not be recorded is recorded again
 
 
@@ -50,11 +53,13 @@ class Shipper:
         self._max_delay = max_delay
         self._paused = False
         self._stopping = False
+        self._thread = threading.local()
         self._lock = threading.Lock()
         self._unrecorded: list[Callable[[], None]] = []
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Ship until told to stop; ``stop()`` wakes it."""
+        self._thread.progress = progress
         while not stop.is_set():
             progress.beat()
             rings = self._bell.rings
@@ -94,6 +99,16 @@ class Shipper:
         self._paused = False
         self._bell.ring()
 
+    def take_over(self, other: "Shipper") -> None:
+        """Go on where one with another configuration, which has ended, left off."""
+        self._paused = other.paused
+        self._unrecorded = list(other.unrecorded)
+
+    @property
+    def unrecorded(self) -> Sequence[Callable[[], None]]:
+        """Writes that the disk has refused so far."""
+        return self._unrecorded
+
     @property
     def paused(self) -> bool:
         """Whether a person stopped it."""
@@ -101,7 +116,7 @@ class Shipper:
 
     def reports(self) -> tuple[OutletReport, ...]:
         """What `status` says of each stream, by name."""
-        return tuple(sorted((o.report() for o in self._outlets), key=lambda r: r.stream))
+        return tuple(sorted((o.report() for o in tuple(self._outlets)), key=lambda r: r.stream))
 
     def _in_turn(self) -> list[Outlet]:
         """Every outlet, starting with another one each time, so that none starves."""
@@ -112,51 +127,86 @@ class Shipper:
     def _ship_from(self, outlet: Outlet) -> float:
         if wait := outlet.wait_s():
             return wait
-        if not outlet.enter():
+        ticket = outlet.enter()
+        if ticket is None:
             return NEVER
         try:
             leased, wait = self._batch(outlet)
             if leased:
-                self._deliver(outlet, leased)
+                self._deliver(outlet, ticket, leased)
             return wait
         finally:
             outlet.leave()
 
+    # -- what may leave -----------------------------------------------------------------------
+
     def _batch(self, outlet: Outlet) -> tuple[Sequence[Leased], float]:
-        """The events that may leave now; without any, the seconds until some may."""
+        """The events that may leave now; without any, the seconds until some may.
+
+        Part-filled batches that may still fill are held back, and others let past them.
+        """
         limit = 1 if self._stepwise.active else EVENTS_MAX
-        leased = self._lease(outlet, limit)
-        if not leased:
-            return (), NEVER
-        number = fitting([row.event for row in leased])
-        wait = self._may_fill_s(leased) if number == len(leased) < limit else 0.0
-        if wait > 0:
-            self._queue.release([row.id for row in leased])
-            return (), wait
-        if number < len(leased):
-            self._queue.release([row.id for row in leased[number:]])
-        return leased[:number], 0.0
+        held: list[int] = []
+        wait = NEVER
+        try:
+            while len(held) < HELD_MAX and (leased := self._lease(outlet, limit)):
+                fitting_ = self._cut(leased)
+                full = len(fitting_) < len(leased) or len(leased) == limit
+                fill_s = 0.0 if full else self._may_fill_s(leased)
+                if fill_s <= 0:
+                    return fitting_, 0.0
+                held += _ids(leased)
+                wait = min(wait, fill_s)
+        finally:
+            self._queue.release(held)
+        return (), wait
 
     def _lease(self, outlet: Outlet, limit: int) -> tuple[Leased, ...]:
         for name in outlet.queued_as:
-            if leased := self._queue.lease(name, limit=limit):
+            with self._stepwise.step() as touch:
+                leased = self._queue.lease(
+                    name, limit=limit, on_pick=lambda ids: touch(*_rows(ids))
+                )
+            if leased:
                 return leased
         return ()
 
+    def _cut(self, leased: Sequence[Leased]) -> Sequence[Leased]:
+        """As many as one request may carry; the others are given back."""
+        with self._stepwise.step() as touch:
+            touch(*_rows(_ids(leased)))
+            number = fitting([row.event for row in leased])
+        self._queue.release(_ids(leased[number:]))
+        return leased[:number]
+
     def _may_fill_s(self, leased: Sequence[Leased]) -> float:
+        """Seconds for which these may wait for others to fill their batch."""
         if any(row.event.priority == Priority.HIGH for row in leased):
             return 0.0
-        return self._max_delay - max(self._clock.age_s(row.event.stamp) for row in leased)
+        ages = [self._clock.age_in_this_boot_s(row.event.stamp) for row in leased]
+        # What another boot left has waited long enough, whatever the clocks say.
+        return self._max_delay - max(self._max_delay if age is None else age for age in ages)
 
-    def _deliver(self, outlet: Outlet, leased: Sequence[Leased]) -> None:
-        with self._stepwise.touching(*(f"row:{row.id}" for row in leased)):
-            refused: list[tuple[Leased, str]] = []
-            self._settle(outlet, leased, refused)
-            if refused:
-                self._judge(outlet, refused)
+    # -- delivering it --------------------------------------------------------------------------
+
+    def _deliver(self, outlet: Outlet, ticket: int, leased: Sequence[Leased]) -> None:
+        refused: list[tuple[Leased, str]] = []
+        settled = self._settle(outlet, ticket, leased, refused)
+        if not refused:
+            return
+        if settled:
+            settled = self._ask_others(outlet, ticket, refused)
+        if settled:
+            self._judge(outlet, ticket, refused)
+        else:
+            self._queue.release([row.id for row, _ in refused])
 
     def _settle(
-        self, outlet: Outlet, leased: Sequence[Leased], refused: list[tuple[Leased, str]]
+        self,
+        outlet: Outlet,
+        ticket: int,
+        leased: Sequence[Leased],
+        refused: list[tuple[Leased, str]],
     ) -> bool:
         """Post; halve what is rejected until single events are left. False: try later."""
         if self._stopping:
@@ -165,64 +215,77 @@ class Shipper:
         outcome, traffic = self._post(outlet, leased)
         match outcome:
             case Delivered():
-                self._acknowledge(outlet, leased, traffic)
+                self._acknowledge(outlet, ticket, leased, traffic)
             case Retry():
-                self._later(outlet, outcome, leased)
+                outlet.failed(outcome, ticket)
+                self._queue.release(_ids(leased))
                 return False
             case Rejected(reason) if len(leased) == 1:
                 refused.append((leased[0], reason))
             case Rejected():
                 middle = len(leased) // 2
                 first, second = leased[:middle], leased[middle:]
-                if not self._settle(outlet, first, refused):
+                if not self._settle(outlet, ticket, first, refused):
                     self._queue.release(_ids(second))
                     return False
-                return self._settle(outlet, second, refused)
+                return self._settle(outlet, ticket, second, refused)
         return True
 
-    def _judge(self, outlet: Outlet, refused: Sequence[tuple[Leased, str]]) -> None:
+    def _ask_others(self, outlet: Outlet, ticket: int, refused: list[tuple[Leased, str]]) -> bool:
+        """Try single events further down the line until one passes. False: try later.
+
+        What is behind refused events must not wait for them, and whether it passes tells whose
+        fault the refusal is.
+        """
+        for _ in range(WITNESSES):
+            if outlet.delivered_within_the_hour():
+                return True
+            witness = self._lease(outlet, 1)
+            if not witness:
+                return True
+            if not self._settle(outlet, ticket, witness, refused):
+                return False
+        return True
+
+    def _judge(self, outlet: Outlet, ticket: int, refused: Sequence[tuple[Leased, str]]) -> None:
         """Bury refused events only if the endpoint takes others: else it refuses everything."""
-        if outlet.delivered_within_the_hour() or self._others_pass(outlet):
+        if outlet.delivered_within_the_hour():
             for row, reason in refused:
                 log.warning("stream %s: dead letter: %s", outlet.stream.name, reason)
-                self._record(
-                    lambda row=row, reason=reason: self._queue.bury([row.id], reason=reason)  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
-                )
+                self._record(partial(self._queue.bury, [row.id], reason=reason))
             return
         reason = f"the endpoint refuses every event ({refused[0][1]}); check endpoint and stream"
-        self._later(outlet, Retry("misconfigured", reason), [row for row, _ in refused])
-
-    def _others_pass(self, outlet: Outlet) -> bool:
-        """Ask with the next events in line: what is behind a refused one must not wait for it."""
-        witness = self._lease(outlet, EVENTS_MAX)
-        if not witness:
-            return False
-        number = fitting([row.event for row in witness])
-        self._queue.release(_ids(witness[number:]))
-        outcome, traffic = self._post(outlet, witness[:number])
-        if isinstance(outcome, Delivered):
-            self._acknowledge(outlet, witness[:number], traffic)
-            return True
-        self._queue.release(_ids(witness[:number]))
-        return False
+        outlet.failed(Retry("misconfigured", reason), ticket)
+        self._queue.release([row.id for row, _ in refused])
 
     def _post(self, outlet: Outlet, leased: Sequence[Leased]) -> tuple[Outcome, Traffic]:
-        request = build([row.event for row in leased], outlet.stream)
+        """Build, post, triage. While the network is waited for, no row is being touched."""
+        self._beat()
+        rows = _rows(_ids(leased))
+        with self._stepwise.step() as touch:
+            touch(*rows)
+            request = build([row.event for row in leased], outlet.stream)
         exchange = self._transport.post(request)
+        with self._stepwise.step() as touch:
+            touch(*rows)
+            outcome = triage(exchange.answer, outlet.stream)
         traffic = Traffic(1, exchange.sent, exchange.received)
-        outcome = triage(exchange.answer, outlet.stream)
         if not isinstance(outcome, Delivered):
-            self._record(lambda: self._queue.note_traffic(traffic))
+            self._record(partial(self._queue.note_traffic, traffic))
         return outcome, traffic
 
-    def _acknowledge(self, outlet: Outlet, leased: Sequence[Leased], traffic: Traffic) -> None:
-        self._record(lambda: self._queue.ack_many(_ids(leased), traffic=traffic))
-        if outlet.delivered():
-            self._bell.ring()  # the other connections may join
+    def _beat(self) -> None:
+        """A bisection is many requests: each of them is progress."""
+        progress: Progress | None = getattr(self._thread, "progress", None)
+        if progress:
+            progress.beat()
 
-    def _later(self, outlet: Outlet, outcome: Retry, leased: Sequence[Leased]) -> None:
-        outlet.failed(outcome)
-        self._queue.release(_ids(leased))
+    def _acknowledge(
+        self, outlet: Outlet, ticket: int, leased: Sequence[Leased], traffic: Traffic
+    ) -> None:
+        self._record(partial(self._queue.ack_many, _ids(leased), traffic=traffic))
+        if outlet.delivered(ticket):
+            self._bell.ring()  # the other connections may join
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write what happened; if the disk refuses, stop sending until it takes it."""
@@ -235,17 +298,20 @@ class Shipper:
 
     def _recorded(self) -> bool:
         """Whether everything that was delivered is on record, or could be recorded now."""
-        while True:
-            with self._lock:
-                if not self._unrecorded:
-                    return True
-                write = self._unrecorded[0]
+        with self._lock:
+            while self._unrecorded:
                 try:
-                    write()
+                    self._unrecorded[0]()
                 except StorageError:
                     return False
                 self._unrecorded.pop(0)
+        return True
 
 
 def _ids(leased: Sequence[Leased]) -> list[int]:
     return [row.id for row in leased]
+
+
+def _rows(ids: Sequence[int]) -> list[str]:
+    """The names of rows for step-by-step mode."""
+    return [f"row:{row_id}" for row_id in ids]

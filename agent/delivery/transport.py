@@ -35,12 +35,15 @@ class Transport:
         url = f"{request.url}?{urlencode(request.query, safe=':')}"
         sent = len(url) + len(request.body) + REQUEST_OVERHEAD
         try:
-            with self._client().post(url, data=request.body, headers=HEADERS) as response:
+            client = self._client()
+        except OSError as error:
+            reason = f"cannot use the certificates ([network] ca_file): {error.strerror}"
+            return Exchange(NoAnswer(reason=reason, maybe_sent=False), 0, 0)
+        try:
+            with client.post(url, data=request.body, headers=HEADERS) as response:
                 return _exchange(response, sent)
         except urequests.RequestError as error:
             return Exchange(_no_answer(error), sent if error.maybe_sent else 0, 0)
-        except OSError as error:  # a body over the limit: a login page, never GA4
-            return Exchange(NoAnswer(reason=str(error), maybe_sent=True), sent, 0)
 
     def _client(self) -> urequests.Client:
         if not hasattr(self._local, "client"):

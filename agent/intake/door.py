@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent import jsontext
 from agent.clock import Clock
 from agent.event import (
     UNASSIGNED,
@@ -19,13 +20,14 @@ from agent.event import (
     Stamp,
     Stream,
 )
-from agent.ga4.request import BODY_LIMIT, too_large
+from agent.ga4.request import BODY_LIMIT, encode, too_large
 from agent.intake.identity import Device
 from agent.intake.parse import Draft, Misfit, Parsed, Shape, parse
 from agent.jsontext import frozen
 from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageError
 from agent.stepwise import Stepwise
 
+CRASHED = "crashed"  # where the digests of messages that killed the process are kept
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
 
 
@@ -126,7 +128,8 @@ class Door:
             return self._admit(messages)
         answers: list[Answer] = []
         for message in messages:
-            with self._stepwise.touching(f"message:{message.digest}"):
+            with self._stepwise.step() as touch:
+                touch(f"message:{message.digest}")
                 answers += self._admit([message])
         return answers
 
@@ -136,22 +139,58 @@ class Door:
 
     def _admit(self, messages: Sequence[Message]) -> list[Answer]:
         stamp = self._clock.stamp()
-        sorted_ = [self._sort(message, stamp) for message in messages]
-        items = [item for part in sorted_ for item in part.items]
-        state = [entry for message in messages for entry in message.state]
-        for part in sorted_:
+        parts = [self._sort(message, stamp) for message in messages]
+        try:
+            self._put(messages, parts)
+        except QueueFull as full:
+            if full.never:
+                return self._too_much(messages, stamp)
+            return self._full(messages, parts, str(full))
+        except StorageError as error:
+            return self._full(messages, parts, str(error))
+        for part in parts:
             self._count(part)
+        return [_answer(part) for part in parts]
+
+    def _put(self, messages: Sequence[Message], parts: Sequence[_Sorted]) -> None:
+        items = [item for part in parts for item in part.items]
+        state = [entry for message in messages for entry in message.state]
+        forgiven = self._crashed & {message.digest for message in messages} if self._crashed else ()
+        state += [SourceState(CRASHED, digest, None) for digest in forgiven]
         if items or state:
-            try:
-                self._queue.put_many(items, state=state)
-            except (QueueFull, StorageError) as full:
-                self.refuse("full", len(items))
-                return [_answer(part, full) for part in sorted_]
-        return [_answer(part, None) for part in sorted_]
+            self._queue.put_many(items, state=state)
+        # Set aside once: another event with the same content may be innocent.
+        self._crashed = self._crashed.difference(forgiven)
+
+    def _full(
+        self, messages: Sequence[Message], parts: Sequence[_Sorted], reason: str
+    ) -> list[Answer]:
+        """Say so. A source that keeps its message has lost nothing: that is not refused."""
+        for message, part in zip(messages, parts, strict=True):
+            self._count(part)
+            if message.answerable and part.items:
+                self.refuse("full", len(part.items))
+        return [_answer(part) if part.nothing_taken else Full(reason) for part in parts]
+
+    def _too_much(self, messages: Sequence[Message], stamp: Stamp) -> list[Answer]:
+        """More than even an empty queue could take: one by one; one alone is refused for good."""
+        if len(messages) > 1:
+            return [answer for message in messages for answer in self._admit([message])]
+        [message] = messages
+        if message.answerable:
+            self.refuse("too_large")
+            error = InvalidEvent("", "found more than the queue could ever hold, expected less")
+            return [Refused((error,))]
+        part = self._set_aside(message, message.payload, "too_large", stamp)
+        try:
+            self._put(messages, [part])
+        except (QueueFull, StorageError) as error:
+            return [Full(str(error))]
+        return [_answer(part)]
 
     def _sort(self, message: Message, stamp: Stamp) -> _Sorted:
         if self._crashed and message.digest in self._crashed:
-            return self._set_aside(message, message.payload, "crashed", stamp)
+            return self._condemned(message, stamp)
         try:
             parsed = parse(message.payload, message.shape)
             stream = self._stream(message)
@@ -201,7 +240,7 @@ class Door:
             actor=element.actor,
         )
         error = _unsendable(event, stream)
-        return event if error is None else Misfit(error, message.payload)
+        return event if error is None else Misfit(error, jsontext.dumps(encode(event)))
 
     def _stream(self, message: Message) -> Stream | None:
         name = message.stream or self._default
@@ -214,16 +253,22 @@ class Door:
     def _set_aside(self, message: Message, payload: bytes, reason: str, stamp: Stamp) -> _Sorted:
         return _Sorted((RawMessage(message.source, reason, payload[:RAW_MAX], stamp),))
 
+    def _condemned(self, message: Message, stamp: Stamp) -> _Sorted:
+        """The message that killed the process: kept for people, and refused if one can be told."""
+        raw = self._set_aside(message, message.payload, "crashed", stamp)
+        if not message.answerable:
+            return raw
+        error = InvalidEvent("", "the agent crashed on this very message; it was set aside")
+        return _Sorted(raw.items, rejected=(error,), nothing_taken=True)
+
     def _count(self, part: _Sorted) -> None:
         if part.refused:
             self.refuse("invalid", part.refused)
 
 
-def _answer(part: _Sorted, full: Exception | None) -> Answer:
+def _answer(part: _Sorted) -> Answer:
     if part.nothing_taken:
         return Refused(part.rejected)
-    if full is not None:
-        return Full(str(full))
     return Accepted(len(part.items), part.rejected)
 
 

@@ -22,7 +22,8 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer, UnixWSGIServer
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import BadRequest
 
 from agent.event import InvalidEvent
 from agent.intake.door import Accepted, Door, Full, Message, Refused
@@ -37,6 +38,12 @@ RETRY_AFTER = "30"  # seconds: what a full queue asks of its publishers
 HEADERS_MAX = 16 * 1024
 CONNECTIONS_MAX = 100
 SWEEP = 1  # seconds between looks for clients that are too slow
+
+UNFIT = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+)  # of a POST: somebody's events went to the wrong place
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -149,10 +156,20 @@ class Application:
         start_response(f"{reply.status.value} {reply.status.phrase}", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
 
+    def refuse(self, reason: str) -> None:
+        """Count what the server refused before it came here."""
+        self._door().refuse(reason)
+
     def _reply(self, environ: Environ) -> Reply:
         if refusal := self._guard.refusal(environ):
             self._door().refuse("forbidden")
             return _text(*refusal)
+        reply = self._routed(environ)
+        if environ["REQUEST_METHOD"] == "POST" and reply.status in UNFIT:
+            self._door().refuse("unfit")
+        return reply
+
+    def _routed(self, environ: Environ) -> Reply:
         methods = self._routes.get(environ["PATH_INFO"])
         if methods is None:
             return _text(
@@ -242,17 +259,40 @@ def _full(reason: str) -> Reply:
     return Reply(reply.status, reply.body, (*reply.headers, ("Retry-After", RETRY_AFTER)))
 
 
+class _CountedError(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """An answer that waitress gives by itself: too large, malformed, not implemented."""
+
+    def execute(self) -> None:
+        self.channel.server.on_refused("unfit")
+        super().execute()
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection that knows since when its present request has been coming in."""
 
+    error_task_class = _CountedError
     reading: object = None
     reading_since = 0.0
 
     def received(self, data: bytes) -> Any:
-        taken = super().received(data)
+        try:
+            taken = super().received(data)
+        except ValueError:  # of its parser, for a URL such as http://[bad/
+            taken = self._refuse_request()
         if self.request is not self.reading:
             self.reading, self.reading_since = self.request, time.monotonic()
         return taken
+
+    def _refuse_request(self) -> bool:
+        """Answer 400: waitress would close the connection without a word."""
+        request = self.parser_class(self.adj)
+        request.error, request.completed = BadRequest("malformed request line"), True
+        with self.requests_lock:
+            self.request = None
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+        return True
 
 
 class _Sweeping:
@@ -260,6 +300,7 @@ class _Sweeping:
 
     channel_class = _Channel
     read_deadline: float
+    on_refused: Callable[[str], None]
     progress: Progress
     next_sweep = 0.0
 
@@ -345,6 +386,7 @@ class HttpSource:
                 f"cannot listen on {self._place()}: {error.strerror}"
             ) from error
         server.progress, server.read_deadline = progress, self._read_deadline
+        server.on_refused = self._application.refuse
         return server
 
     def _adjustments(self) -> Adjustments:

@@ -123,7 +123,8 @@ class MqttSource:
         if client.socket() is None:
             self._connect(client, stop)
             return
-        self._read(client)
+        if not self._arrived:
+            self._read(client)
         if self._arrived:
             self._commit(client, stop)
         client.loop_misc()
@@ -147,6 +148,7 @@ class MqttSource:
             client.tls_set_context(_context(self._broker.tls))
         client.on_connect = self._on_connect
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         return client
 
@@ -204,6 +206,13 @@ class MqttSource:
         self._attempts = 0
         self.connected.set()
 
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _properties: Any
+    ) -> None:
+        for topic, code in zip(self._subscriptions, codes, strict=False):
+            if code.is_failure:
+                self._down(f"cannot subscribe to {topic}: the broker said {code}")
+
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._arrived.append(message)
 
@@ -243,8 +252,9 @@ class MqttSource:
     def _commit(self, client: Client, stop: threading.Event) -> None:
         """Commit the batch and acknowledge what was taken, in the order of arrival.
 
-        What the full queue did not take stays in the batch, unacknowledged, and nothing more
-        is read: so the broker holds the rest.
+        What the full queue did not take stays in the batch, unacknowledged, and nothing more is
+        read, so the broker holds the rest. If that takes longer than a keepalive, the connection
+        ends, the batch is forgotten, and the broker sends it again.
         """
         taking = [m for m in self._arrived if self._wanted(m)]
         answers = self._door.admit_many([self._message(m) for m in taking])

@@ -19,6 +19,8 @@ from persistqueue import SQLiteAckQueue
 
 from agent.event import Event, Priority, RawMessage
 from agent.queue import schema, serializer
+from agent.queue.ballast import SIZE as BALLAST_SIZE
+from agent.queue.ballast import Ballast
 from agent.queue.group_commit import Declined, GroupCommit, Transaction
 from agent.queue.ledger import Books, Ledger
 from agent.queue.serializer import DamagedRow
@@ -30,13 +32,21 @@ READY = 2  # upstream: a status below it waits for delivery
 DEAD = 9  # upstream's "ack_failed"
 LEASE_WINDOW = 1000  # rows looked at to fill a batch with one sender's events
 WAL_PAGES = 1000  # checkpoint at 1 MB
-WAL_RESERVE = 2 * 1024 * 1024  # of max_bytes: what the WAL and its checkpoint may need
+WAL_LIMIT = 1024 * 1024  # bytes the WAL is cut back to
+RESERVE = WAL_LIMIT + WAL_LIMIT // 4 + BALLAST_SIZE  # of max_bytes: for the WAL and the ballast
+EMPTY = 32 * 1024  # bytes of the file without rows, roughly
 ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
-LEAST_BYTES = 2 * WAL_RESERVE
 
 
 class QueueFull(Declined):
-    """The events would not fit under the cap. Nothing of them was stored."""
+    """The events would not fit under the cap. Nothing of them was stored.
+
+    ``never``: not even an empty queue could take them together.
+    """
+
+    def __init__(self, *, never: bool) -> None:
+        super().__init__("the queue is full")
+        self.never = never
 
 
 class StorageError(Exception):
@@ -111,6 +121,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._leased: dict[int, tuple[str, int]] = {}
         self._lease_lock = threading.Lock()
+        self._oldest_id = 0
+        self._ballast: Ballast | None = None
         super().__init__(path, auto_resume=auto_resume, **upstream)
 
     @classmethod
@@ -138,6 +150,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 db_file_name=FILE_NAME,
             )
             queue._check()
+            queue._ballast = Ballast(directory=directory)
+            queue._ballast.fill()
         except sqlite3.DatabaseError as error:
             raise _unusable(error) from error
         return queue
@@ -152,31 +166,34 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         When it returns they are on the disk. Raises QueueFull, StorageError; then nothing is.
         """
         rows = [self._row(item) for item in items]
+        if self._ballast and not self._ballast.fill():
+            raise StorageError("disk_full", "cannot take events: the disk is full")
         self._durably(lambda transaction: self._insert(transaction, rows, state))
         self._now_ready(Counter((row[3], row[5]) for row in rows if row[2] < READY))
 
-    def lease(self, stream: str, *, limit: int) -> tuple[Leased, ...]:
+    def lease(
+        self,
+        stream: str,
+        *,
+        limit: int,
+        on_pick: Callable[[Sequence[int]], None] = lambda _ids: None,
+    ) -> tuple[Leased, ...]:
         """Up to ``limit`` waiting events of one sender, highest priority first, in order.
 
-        They are nobody else's until ``ack_many``, ``release`` or ``bury``.
+        They are nobody else's until ``ack_many``, ``release`` or ``bury``. ``on_pick`` hears the
+        ids before their content is looked at.
         """
         for priority in Priority:
-            with self._lease_lock, self.action_lock:
-                ids = self._pick(stream, priority, limit)
-            if ids and (leased := self._load(ids)):
-                return leased
+            while ids := self._picked(stream, priority, limit):
+                on_pick(ids)
+                if leased := self._load(ids):
+                    return leased
         return ()
 
     def ready(self, stream: str) -> int:
         """How many events of the stream wait and are not leased."""
         with self._lease_lock:
             return sum(lane.ready for (name, _), lane in self._lanes.items() if name == stream)
-
-    @property
-    def streams(self) -> frozenset[str]:
-        """The streams that events in the queue belong to, configured or not."""
-        with self._lease_lock:
-            return frozenset(name for (name, _), lane in self._lanes.items() if lane.ready)
 
     def ack_many(self, ids: Sequence[int], *, traffic: Traffic = Traffic()) -> None:
         """Forget events that were delivered. Raises StorageError; they then stay leased."""
@@ -185,18 +202,19 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             deleted = self._each(transaction, f"DELETE FROM {self._table} WHERE _id = ?", ids)
             transaction.changes.update({"sent": deleted, "queued": -deleted} | _costs(traffic))
 
-        self._durably(work)
+        self._settle(work)
         self._forget_lease(ids)
 
     def release(self, ids: Sequence[int]) -> None:
-        """Give leased events back unchanged; they are next in their order again."""
-        freed: Counter[tuple[str, int]] = Counter()
+        """Give leased events back unchanged; they are next in their order again.
+
+        Rings no bell: who gives back knows when it will look again.
+        """
         with self._lease_lock:
             for row_id in ids:
-                lane = self._leased.pop(row_id)
-                freed[lane] += 1
-                self._lanes[lane].before = min(self._lanes[lane].before, row_id - 1)
-        self._now_ready(freed)
+                lane = self._lanes[self._leased.pop(row_id)]
+                lane.ready += 1
+                lane.before = min(lane.before, row_id - 1)
 
     def bury(self, ids: Sequence[int], *, reason: str, traffic: Traffic = Traffic()) -> None:
         """Make dead letters of events: kept, with the reason. Raises StorageError."""
@@ -206,7 +224,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             buried = self._each(transaction, sql, ids, reason)
             transaction.changes.update({"dead": buried, "queued": -buried} | _costs(traffic))
 
-        self._durably(work)
+        self._settle(work)
         self._forget_lease(ids)
 
     def note_traffic(self, traffic: Traffic) -> None:
@@ -252,16 +270,23 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     @property
     def max_bytes(self) -> int:
-        """The cap."""
+        """The cap. A lower one takes nothing away: it holds when enough has left."""
         return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int) -> None:
+        self._max_bytes = value
 
     def oldest(self) -> Event | None:
         """The event that has waited longest, leased ones included."""
+        if not self.books.queued:
+            return None
         sql = (
-            f"SELECT CAST(data AS BLOB) FROM {self._table} "
-            f"WHERE status < {READY} ORDER BY _id LIMIT 1"
+            f"SELECT _id, CAST(data AS BLOB) FROM {self._table} "
+            f"WHERE status < {READY} AND _id >= ? ORDER BY _id LIMIT 1"
         )
-        for (data,) in self._read(sql):
+        for row_id, data in self._read(sql, self._oldest_id):
+            self._oldest_id = row_id  # below it are only dead letters, which may be many
             try:
                 item = serializer.loads(data)
             except DamagedRow:
@@ -278,6 +303,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _init(self) -> None:
         super()._init()
         self._table = self._table_name
+        for connection in (self._getter, self._putter):
+            connection.text_factory = _text  # a flipped bit in a text must not raise
         for index in schema.INDEXES:
             self._putter.execute(index.format(table_name=self._table, key_column=self._KEY_COLUMN))
         self._putter.executescript(schema.TABLES)
@@ -356,6 +383,16 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self.trouble = ""
         return result
 
+    def _settle(self, work: Callable[[Transaction], None]) -> None:
+        """Write what frees space, on a full disk with the ballast's help."""
+        try:
+            self._durably(work)
+        except StorageError as error:
+            if error.state != "disk_full" or not self._ballast or self._ballast.spent:
+                raise
+            self._ballast.spend()
+            self._durably(work)
+
     def _insert(
         self,
         transaction: Transaction,
@@ -382,8 +419,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             for name in ("page_count", "freelist_count", "page_size")
         )
         incoming = sum(row[6] + ROW_OVERHEAD for row in rows)
-        if (pages - free) * size + incoming > self._max_bytes - WAL_RESERVE:
-            raise QueueFull("the queue is full")
+        room = self._max_bytes - RESERVE
+        if rows and (pages - free) * size + incoming > room:
+            raise QueueFull(never=incoming + EMPTY > room)
 
     def _row(self, item: Event | RawMessage) -> tuple[Any, ...]:
         """The columns from ``data`` to ``reason``, as ``_insert`` writes them."""
@@ -400,6 +438,10 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         return max(cursor.rowcount, 0)
 
     # -- leasing ----------------------------------------------------------------------------
+
+    def _picked(self, stream: str, priority: int, limit: int) -> list[int]:
+        with self._lease_lock, self.action_lock:
+            return self._pick(stream, priority, limit)
 
     def _pick(self, stream: str, priority: int, limit: int) -> list[int]:
         lane = self._lanes.get((stream, priority))
@@ -431,15 +473,17 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 return
 
     def _waiting(self, after: int, stream: str, priority: int) -> Iterable[tuple[int, str]]:
-        # The priority is written out where it is not normal: only then can the partial index
-        # serve, and a scan past a million normal rows would not find one high event in time.
-        condition = "priority = 1" if priority == Priority.NORMAL else f"priority = {priority:d}"
+        # Said twice for the planner: only `priority <> 1` lets it use the partial index, without
+        # which one high event behind a million normal ones would be a scan of all of them.
+        condition = (
+            "priority = ?" if priority == Priority.NORMAL else "priority = ? AND priority <> 1"
+        )
         cursor = self._getter.cursor()
         try:
             yield from cursor.execute(
                 f"SELECT _id, sender FROM {self._table} WHERE {condition} "
                 f"AND status < {READY} AND stream = ? AND _id > ? ORDER BY _id",
-                (stream, after),
+                (priority, stream, after),
             )
         finally:
             cursor.close()  # an open cursor would pin the WAL
@@ -459,9 +503,15 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             except DamagedRow:
                 damaged.append(row_id)
         if damaged:
-            self.bury(damaged, reason="damaged")
-        self._forget_lease(set(ids) - {row.id for row in leased})
+            self._bury_damaged(damaged)
+        self._forget_lease(set(ids) - {row.id for row in leased} - set(damaged))
         return tuple(leased)
+
+    def _bury_damaged(self, ids: Sequence[int]) -> None:
+        try:
+            self.bury(ids, reason="damaged")
+        except StorageError:
+            return  # they stay leased, so nobody meets them again before the next start
 
     def _now_ready(self, numbers: Counter[tuple[str, int]]) -> None:
         with self._lease_lock:
@@ -486,6 +536,10 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         return self._read(sql)[0][0]
 
 
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     """Set what SQLite ignores once the file is in WAL mode, then switch."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -500,7 +554,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_RESERVE // 2}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
 
 
 def _remember(connection: sqlite3.Connection, entry: SourceState) -> None:
@@ -526,9 +580,13 @@ def _costs(traffic: Traffic) -> dict[str, int]:
 
 def _unusable(error: sqlite3.DatabaseError) -> Exception:
     """What a person can do something about, from SQLite's result code."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return StorageError("disk_full", "cannot write the queue: the disk is full")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return UnreadableQueue(f"cannot read the queue: {error}")
+    if code & 0xFF == sqlite3.SQLITE_FULL:
+        return StorageError("disk_full", "cannot write the queue: the disk is full")
+    if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StorageError(
+            "storage_slow", "cannot write the queue: another program holds its file"
+        )
     return StorageError("read_only", f"cannot use the queue's disk: {error}")

@@ -9,9 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-DroppedReason = Literal["evicted", "purged", "expired", "damaged", "uncertain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

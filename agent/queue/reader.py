@@ -31,16 +31,24 @@ class Snapshot:
 def read_snapshot(directory: Path) -> Snapshot:
     """Read the queue of a state directory without changing it. Raises CannotRead."""
     path = directory / FILE_NAME
-    if not path.exists():
-        raise CannotRead(f"cannot read the queue: found no {path}")
     try:
+        path.stat()
         with _read_only(path) as connection:
             return _snapshot(connection)
-    except sqlite3.Error as error:
+    except FileNotFoundError:
+        raise CannotRead(f"cannot read the queue: found no {path}") from None
+    except (sqlite3.Error, OSError) as error:
         raise CannotRead(
-            f"cannot read {path}: {error}; "
-            f"run this as root or as the user {path.owner()}, who owns it"
+            f"cannot read {path}: {error}; run this as root or as {_owner(directory)}"
         ) from error
+
+
+def _owner(directory: Path) -> str:
+    """The user who may; a dynamic user has no name while its service is stopped."""
+    try:
+        return f"the user {directory.owner()}, who owns it"
+    except (KeyError, OSError):
+        return "the service's own user"
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def loads(data: bytes) -> Event | RawMessage:
     try:
         fields = jsontext.loads(text, max_depth=ROW_DEPTH)
         return _raw(fields) if "raw" in fields else _event(fields)
-    except (NotJson, KeyError, TypeError, ValueError) as error:
+    except (NotJson, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedRow(f"cannot read a queued event: {type(error).__name__}") from None
 
 
