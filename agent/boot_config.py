@@ -58,7 +58,7 @@ def keep(text: bytes, directory: Path) -> None:
 def state_directory(path: Path, environ: Mapping[str, str]) -> Path:
     """The state directory that a configuration, broken as it may be, most probably means."""
     try:
-        said = SAID.search(path.read_text("utf-8", "replace"))
+        said = SAID.search(path.read_text("utf-8-sig", "replace"))
     except OSError:
         said = None
     if said:

@@ -125,9 +125,12 @@ def ask(directory: Path, command: str) -> Any:
                 connection.connect(address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"cannot reach the daemon in {directory}: it is not running") from None
-        connection.sendall(json.dumps({"command": command}).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            answer = json.loads(lines.readline() or b"{}")
+        try:
+            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline() or b"{}")
+        except ConnectionError:
+            raise NotRunning(f"cannot reach the daemon in {directory}: it is ending") from None
     if "result" not in answer:
         raise ControlError(answer.get("error", f"cannot {command}: the daemon gave no answer"))
     return answer["result"]

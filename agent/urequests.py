@@ -17,7 +17,7 @@ Intended differences:
 3. ``timeout`` is a total deadline in seconds from the call to the last byte of the body. It closes
    the socket, however slowly the server drips.
 4. The environment is not trusted: no proxy variables, no ``.netrc``, no ``REQUESTS_CA_BUNDLE``.
-   Cookies are neither kept nor sent.
+   Cookies are neither kept nor sent. A ``proxy`` is never asked for plain http to loopback.
 5. Connections are kept alive. An idle one that the server closed is replaced before it is used;
    nothing that may have been processed is ever sent again.
 6. ``Response`` works with ``with`` on every version.

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "agent"
-FREE = {"jsontext", "secret", "units", "bell", "progress", "sdnotify", "atomic_file", "urequests", "mounts",
+FREE = {
+    "jsontext",
+    "secret",
+    "units",
+    "bell",
+    "progress",
+    "sdnotify",
+    "atomic_file",
+    "urequests",
+    "mounts",
     "routes",
 }
 
@@ -90,6 +99,4 @@ def test_only_the_wiring_and_the_service_read_the_configuration():
         for path in PACKAGE.rglob("*.py")
         if "agent.config" in imports(path)
     }
-    assert readers == {
-        "wiring.py", "service.py", "daemon.py", "boot_config.py", "cli/check.py"
-    }
+    assert readers == {"wiring.py", "service.py", "daemon.py", "boot_config.py", "cli/check.py"}

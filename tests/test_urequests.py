@@ -1083,6 +1083,16 @@ def test_https_goes_through_a_tunnel_that_sees_no_url(serve, make_client, ca):
     assert header_of(server.seen[0], "Proxy-Authorization") == []
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_plain_http_to_this_machine_never_goes_through_a_proxy(serve, make_client, host):
+    """It would carry what should not leave the machine, and answer in its place."""
+    proxy, server = serve(replying(NO_CONTENT)), serve(replying(NO_CONTENT))
+    client = make_client(proxy=through(proxy.port))
+    assert client.post(f"http://{host}:{server.port}{PATH}").status_code == 204
+    assert server.seen[0].startswith(f"POST {PATH} HTTP/1.1".encode())
+    assert proxy.seen == []
+
+
 def test_certificates_are_verified_through_a_proxy(serve, make_client, tls):
     proxy, server = serve(tunnel), serve(replying(NO_CONTENT), tls=tls)
     client = make_client(proxy=through(proxy.port))

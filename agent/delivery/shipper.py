@@ -209,7 +209,7 @@ class Shipper:
         refused: list[tuple[Leased, str]],
     ) -> bool:
         """Post; halve what is rejected until single events are left. False: try later."""
-        if self._stopping:
+        if self._stopping or self._unrecorded:
             self._queue.release(_ids(leased))
             return False
         outcome, traffic = self._post(outlet, leased)

@@ -10,7 +10,7 @@ from agent.ga4.outcome import NoAnswer, Response
 from agent.ga4.request import Request
 
 HEADERS = {"Content-Type": "application/json"}
-REQUEST_OVERHEAD = 200  # bytes of request line and headers beside the URL, as requests sends them
+REQUEST_OVERHEAD = 100  # bytes of request line and headers beside the URL, as they go out
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def retry_after(answer: Response) -> float | None:
     """
     text = answer.retry_after.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:9]), RETRY_AFTER_MAX)
+        return min(float(text), RETRY_AFTER_MAX)
     until, now = _http_date(text), _http_date(answer.date)
     if until is None or now is None:
         return None

@@ -10,7 +10,6 @@ from agent.event import Event, Stream
 EVENTS_MAX = 25  # events in a request: sending-events guide, "Limitations"
 BODY_LIMIT = 130_000  # a body must be smaller; the unit is undefined, so the smaller kB
 PATH = "/mp/collect"
-COMMAS_AND_BRACKETS = len(b',"events":[]') + EVENTS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def fitting(events: Sequence[Event]) -> int:
     """How many of these events, from the first, one request may carry; at least 1."""
     room = BODY_LIMIT - envelope_bytes(events[0])
     for number, event in enumerate(events[:EVENTS_MAX]):
-        room -= len(jsontext.dumps(encode(event)))
+        room -= len(jsontext.dumps(encode(event))) + (number > 0)  # and its comma
         if room <= 0:
             return max(number, 1)
     return min(len(events), EVENTS_MAX)
@@ -63,7 +62,7 @@ def too_large(event: Event) -> bool:
 
 def envelope_bytes(event: Event) -> int:
     """Bytes of the body beside its events."""
-    return len(jsontext.dumps(event.sender.body)) + COMMAS_AND_BRACKETS
+    return len(jsontext.dumps(event.sender.body | {"events": []}))
 
 
 def _id_name(stream: Stream) -> str:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 SIZE = 1024 * 1024  # bytes: a WAL up to its checkpoint
+MARGIN = 256 * 1024  # bytes that must be left beside it, else it would be given up at once
 FILE_NAME = "ballast"
 
 
@@ -32,7 +33,7 @@ class Ballast:
         if not self.spent:
             return True
         disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < 2 * SIZE:
+        if disk.f_bavail * disk.f_frsize < SIZE + MARGIN:
             return False
         try:
             self._write()

@@ -133,11 +133,14 @@ def test_the_source_state_is_committed_with_the_events(tmp_path, make_event):
 
 def test_a_declined_put_leaves_neither_events_nor_source_state(tmp_path, make_event):
     queue = EventQueue.open(tmp_path, max_bytes=4 * 1024 * 1024)
-    with pytest.raises(QueueFull):
-        while True:
-            big = [make_event(params={"text": "x" * 50_000}) for _ in range(10)]
-            queue.put_many(big, state=[SourceState("spool", "last", str(len(big)))])
+    declined = False
+    while not declined:
+        big = [make_event(params={"text": "x" * 50_000}) for _ in range(10)]
+        try:
+            queue.put_many(big, state=[SourceState("spool", "last", "1")])
             queue.put_many([], state=[SourceState("spool", "last", None)])
+        except QueueFull:
+            declined = True
     assert queue.source_state("spool") == {}
     assert queue.books.received % 10 == 0
     assert queue.books.balanced
@@ -149,9 +152,10 @@ def test_a_full_queue_stays_under_its_cap_and_takes_events_again_when_some_left(
 ):
     cap = 4 * 1024 * 1024
     queue = EventQueue.open(tmp_path, max_bytes=cap)
-    with pytest.raises(QueueFull):
-        while True:
+    with pytest.raises(QueueFull, match="full") as full:
+        for _ in range(1000):
             queue.put_many([make_event(params={"text": "x" * 1000}) for _ in range(100)])
+    assert not full.value.never
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= cap
     for _ in range(8):
         queue.ack_many(ids(queue.lease("main", limit=25)))
@@ -252,6 +256,64 @@ def test_of_a_shared_commit_only_the_one_that_does_not_fit_is_declined(tmp_path,
         thread.join()
     assert results == {"first": "accepted", "large": "full", "small": "accepted"}
     queue.close()
+
+
+def test_what_no_empty_queue_could_hold_is_told_apart(tmp_path, make_event):
+    queue = EventQueue.open(tmp_path, max_bytes=4 * 1024 * 1024)
+    with pytest.raises(QueueFull) as full:
+        queue.put_many([make_event(params={"text": "x" * 50_000}) for _ in range(100)])
+    assert full.value.never
+    queue.close()
+
+
+def test_one_high_event_is_found_behind_many_normal_ones_by_the_partial_index(queue):
+    """Without the index, finding it would be a scan of everything that waits."""
+    statements = []
+    queue._getter.set_trace_callback(statements.append)
+    list(queue._waiting(0, "main", Priority.HIGH))
+    [sql] = statements
+    plan = queue._getter.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+    assert "queue_priority" in plan[0][3]
+
+
+def test_giving_back_wakes_nobody(tmp_path, make_event):
+    """Who gives back knows when it will look again; a ring would make it look at once."""
+    rings = []
+    queue = EventQueue.open(tmp_path, max_bytes=CAP, on_ready=lambda: rings.append(1))
+    queue.put_many([make_event()])
+    queue.release(ids(queue.lease("main", limit=25)))
+    assert rings == [1]
+    queue.close()
+
+
+def test_damage_in_a_column_beside_the_event_raises_nothing(queue, make_event):
+    queue.put_many([make_event("a"), make_event("b", client="2.2")])
+    with queue._putter as connection:
+        connection.execute(f"UPDATE {queue._table} SET sender = CAST(x'ff41' AS TEXT) WHERE _id=1")
+    assert names(queue.lease("main", limit=25)) == ["a"]
+    assert names(queue.lease("main", limit=25)) == ["b"]
+
+
+def test_the_oldest_is_found_behind_dead_letters_and_after_they_grow(queue, make_event):
+    queue.put_many([make_event(f"e{i}") for i in range(4)])
+    assert queue.oldest().name == "e0"
+    first = queue.lease("main", limit=2)
+    queue.bury(ids(first), reason="test")
+    assert queue.oldest().name == "e2"
+    queue.ack_many(ids(queue.lease("main", limit=2)))
+    assert queue.oldest() is None
+
+
+def test_a_drained_backlog_gives_its_space_back(tmp_path, make_event):
+    queue = EventQueue.open(tmp_path, max_bytes=CAP)
+    for _ in range(40):
+        queue.put_many([make_event(params={"text": "x" * 500}) for _ in range(250)])
+    full = (tmp_path / FILE_NAME).stat().st_size
+    while leased := queue.lease("main", limit=25):
+        queue.ack_many(ids(leased))
+    queue.close()
+    assert full > 8_000_000
+    assert (tmp_path / FILE_NAME).stat().st_size < 2_000_000
 
 
 def test_refused_counts_are_written_with_the_next_commit(tmp_path, make_event):

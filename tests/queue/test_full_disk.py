@@ -1,0 +1,83 @@
+"""A full disk: what is stored still drains, and nothing new is taken until there is room."""
+
+import os
+import subprocess
+
+import pytest
+
+from agent.queue.ballast import Ballast
+from agent.queue.event_queue import EventQueue, StorageError
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own that fills up for real: 6 MiB of memory."""
+    if os.geteuid():
+        pytest.skip("needs root, to mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", tmp_path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs to be allowed to mount a small file system")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def fill(path):
+    """Take every byte that is left."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    with path.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(b"x")
+
+
+def full_queue(directory, make_event):
+    """A queue whose events have filled the disk, down to the last byte."""
+    queue = EventQueue.open(directory, max_bytes=64 * 1024 * 1024)
+    with pytest.raises(StorageError) as full:
+        for _ in range(100_000):
+            queue.put_many([make_event(params={"text": "x" * 200}) for _ in range(25)])
+    assert full.value.state == queue.trouble == "disk_full"
+    assert queue.books.queued > 1000
+    fill(directory / "somebody-elses-file")
+    return queue
+
+
+def test_everything_stored_drains_from_a_full_disk_and_then_it_takes_events_again(
+    small_disk, make_event
+):
+    queue = full_queue(small_disk, make_event)
+    stored, drained = queue.books.queued, 0
+    with pytest.raises(StorageError, match="the disk is full"):
+        queue.put_many([make_event()])
+    while leased := queue.lease("main", limit=25):
+        queue.ack_many([row.id for row in leased])
+        drained += len(leased)
+    assert drained == stored
+    assert queue.books.balanced
+    (small_disk / "somebody-elses-file").unlink()
+    queue.put_many([make_event()])
+    assert queue.trouble == ""
+    queue.close()
+
+
+def test_without_ballast_not_even_an_acknowledgement_gets_through(small_disk, make_event):
+    """The control: that the test above passes is the ballast's doing."""
+    queue = full_queue(small_disk, make_event)
+    queue._ballast = None
+    with pytest.raises(StorageError, match="the disk is full"):
+        while leased := queue.lease("main", limit=25):
+            queue.ack_many([row.id for row in leased])
+    queue.close()
+
+
+def test_ballast_holds_real_blocks_and_is_laid_in_again(tmp_path):
+    ballast = Ballast(directory=tmp_path)
+    assert ballast.spent
+    assert ballast.fill()
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_blocks * 512 >= 1024 * 1024
+    ballast.spend()
+    assert ballast.spent
+    assert ballast.fill()
+    assert not ballast.spent

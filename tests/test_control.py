@@ -1,0 +1,323 @@
+"""Commands to the running daemon, over its real socket."""
+
+import json
+import os
+import socket
+import stat
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from agent import control
+from agent.control import SOCKET, ControlError, ControlSocket, NotRunning, ask
+from agent.intake.source import SourceUnavailable
+from agent.progress import Progress
+
+NOBODY = 65534
+SOON = 10.0
+
+
+@contextmanager
+def listening(directory, **commands):
+    """A control socket that serves; what it called, and its bugs."""
+    bugs, called = [], []
+
+    def noted(name, command):
+        def call():
+            called.append(name)
+            return command()
+
+        return call
+
+    made = ControlSocket(
+        directory=directory,
+        commands={name: noted(name, command) for name, command in commands.items()},
+        on_bug=bugs.append,
+    )
+    stop, progress = threading.Event(), Progress(name="control", patience=60.0)
+    thread = threading.Thread(target=made.run, args=(stop, progress))
+    thread.start()
+    try:
+        wait_until(lambda: is_listening(directory))
+        yield called, bugs
+    finally:
+        stop.set()
+        touch(directory)
+        thread.join(SOON)
+        assert not thread.is_alive()
+
+
+def wait_until(condition):
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never listened")
+
+
+def touch(directory):
+    """Connect and leave: it looks at the stop after each connection."""
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_UNIX) as connection,
+        control._short_path(directory) as address,
+    ):
+        connection.connect(address)
+
+
+def is_listening(directory):
+    """Whether the daemon answers; an unknown command does nothing."""
+    try:
+        ask(directory, "are you there?")
+    except NotRunning:
+        return False
+    except ControlError:
+        return True
+    raise AssertionError("the daemon knows every command")
+
+
+def send(directory, line):
+    """Whatever bytes; the answer's line."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(SOON)
+        with control._short_path(directory) as address:
+            connection.connect(address)
+        connection.sendall(line)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as lines:
+            return lines.readline()
+
+
+def test_a_command_is_done_and_its_result_told(tmp_path):
+    document = {"state": "ok", "queue": {"events": 3}, "reason": "é"}
+    with listening(tmp_path, status=lambda: document) as (called, bugs):
+        assert ask(tmp_path, "status") == document
+        assert ask(tmp_path, "status") == document
+    assert (called, bugs) == (["status", "status"], [])
+
+
+def test_a_command_without_a_result_is_done_too(tmp_path):
+    with listening(tmp_path, flush=lambda: None) as (called, _):
+        assert ask(tmp_path, "flush") is None
+    assert called == ["flush"]
+
+
+def test_a_large_document_arrives_whole(tmp_path):
+    large = ["x" * 1000] * 1000
+    with listening(tmp_path, status=lambda: large):
+        assert ask(tmp_path, "status") == large
+
+
+def test_an_unknown_command_is_answered_with_those_that_there_are(tmp_path):
+    with (
+        listening(tmp_path, status=dict, flush=dict) as (called, bugs),
+        pytest.raises(ControlError, match="expected one of the commands status, flush"),
+    ):
+        ask(tmp_path, "fulsh")
+    assert (called, bugs) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\n", b"", b"nonsense\n", b"\xff\n", b"[]\n", b"7\n", b'{"command": ["flush"]}\n', b"{}\n"],
+)
+def test_nonsense_is_answered_and_does_nothing(tmp_path, line):
+    with listening(tmp_path, flush=dict) as (called, bugs):
+        assert "expected one of" in json.loads(send(tmp_path, line))["error"]
+        assert ask(tmp_path, "flush") == {}
+    assert (called, bugs) == (["flush"], [])
+
+
+def test_nesting_without_end_is_answered_and_does_nothing(tmp_path):
+    with listening(tmp_path, flush=dict) as (called, bugs):
+        assert "expected one of" in json.loads(send(tmp_path, b"[" * 60_000 + b"\n"))["error"]
+    assert (called, bugs) == ([], [])
+
+
+def test_a_bug_in_a_command_is_loud_and_the_asker_is_told_that_it_was_not_done(tmp_path, capfd):
+    def broken():
+        raise RuntimeError("a bug")
+
+    with (
+        listening(tmp_path, flush=broken) as (_, bugs),
+        pytest.raises(ControlError, match="cannot flush: the daemon gave no answer"),
+    ):
+        ask(tmp_path, "flush")
+    assert [str(bug) for bug in bugs] == ["a bug"]
+
+
+def test_who_goes_away_without_asking_does_no_harm(tmp_path):
+    with listening(tmp_path, status=dict) as (_, bugs):
+        for _ in range(3):
+            touch(tmp_path)
+        assert ask(tmp_path, "status") == {}
+    assert bugs == []
+
+
+def test_who_asks_nothing_holds_up_nobody_else(tmp_path):
+    with listening(tmp_path, status=dict), socket.socket(socket.AF_UNIX) as silent:
+        with control._short_path(tmp_path) as address:
+            silent.connect(address)
+        assert ask(tmp_path, "status") == {}
+
+
+# Where it is
+
+
+def test_a_directory_of_a_long_name_will_do(tmp_path):
+    """A unix address has room for 107 bytes; a state directory may have a longer name."""
+    directory = tmp_path / ("d" * 100) / ("e" * 100)
+    directory.mkdir(parents=True)
+    with listening(directory, status=lambda: "fine"):
+        assert ask(directory, "status") == "fine"
+    assert not (directory / SOCKET).exists()
+
+
+def test_a_relative_directory_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with listening(tmp_path, status=lambda: "fine"):
+        assert ask(Path(), "status") == "fine"
+
+
+def nothing_there(directory):
+    pass
+
+
+def no_directory(directory):
+    directory.rmdir()
+
+
+def a_file_in_its_place(directory):
+    directory.rmdir()
+    directory.touch()
+
+
+def left_by_a_kill(directory):
+    with socket.socket(socket.AF_UNIX) as sock, control._short_path(directory) as address:
+        sock.bind(address)
+
+
+@pytest.mark.parametrize("left", [nothing_there, no_directory, a_file_in_its_place, left_by_a_kill])
+def test_without_a_daemon_it_says_that_none_is_running(tmp_path, left):
+    directory = tmp_path / "state"
+    directory.mkdir()
+    left(directory)
+    with pytest.raises(NotRunning, match=f"cannot reach the daemon in {directory}"):
+        ask(directory, "status")
+
+
+def test_a_socket_left_by_a_kill_does_not_keep_the_next_daemon_from_listening(tmp_path):
+    left_by_a_kill(tmp_path)
+    with listening(tmp_path, status=lambda: "fine"):
+        assert ask(tmp_path, "status") == "fine"
+
+
+def test_where_it_cannot_listen_it_is_unavailable_and_tried_again(tmp_path):
+    """A folder in the socket's place is a fault that a person can mend, and no bug."""
+    (tmp_path / SOCKET).mkdir()
+    made = ControlSocket(directory=tmp_path, commands={}, on_bug=lambda _: None)
+    with pytest.raises(SourceUnavailable, match="cannot listen on"):
+        made.run(threading.Event(), Progress(name="control", patience=60.0))
+
+
+def test_the_socket_is_gone_when_it_has_ended(tmp_path):
+    with listening(tmp_path, status=dict):
+        assert (tmp_path / SOCKET).exists()
+    assert not (tmp_path / SOCKET).exists()
+    with pytest.raises(NotRunning):
+        ask(tmp_path, "status")
+
+
+# Who may
+
+
+def test_the_socket_is_for_its_user_and_group_only(tmp_path):
+    before = os.umask(0)
+    try:
+        with listening(tmp_path, status=dict):
+            mode = (tmp_path / SOCKET).stat().st_mode
+    finally:
+        os.umask(before)
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o660
+
+
+class Nobody:
+    """Another user of the same group. It must be forked before there are threads."""
+
+    def __init__(self, directory):
+        self._go_out, self._go_in = os.pipe()
+        self._said_out, self._said_in = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._live(directory)
+
+    def asks(self, *commands):
+        os.write(self._go_in, json.dumps(commands).encode() + b"\n")
+        with os.fdopen(self._said_out, "rb") as said:
+            answers = json.loads(said.readline())
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._go_out)
+        os.close(self._go_in)
+        assert status == 0
+        return answers
+
+    def _live(self, directory):
+        try:
+            os.close(self._go_in)
+            os.close(self._said_out)
+            # By its name in the working directory: what lies above it may be closed to others.
+            os.chdir(directory)
+            os.setgroups([])
+            os.setuid(NOBODY)
+            commands = json.loads(os.read(self._go_out, 4096) or b"[]")
+            os.write(self._said_in, json.dumps([self._ask(name) for name in commands]).encode())
+            os.write(self._said_in, b"\n")
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    @staticmethod
+    def _ask(command):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(SOON)
+            try:
+                connection.connect(SOCKET)
+            except PermissionError:
+                return "may not even connect"
+            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            return json.loads(connection.makefile("rb").readline())
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user: run the tests as root")
+    tmp_path.chmod(0o750)
+    return Nobody(tmp_path)
+
+
+def test_another_user_of_the_group_may_ask_the_status_and_nothing_else(nobody, tmp_path):
+    commands = {"status": lambda: "fine", "flush": dict, "pause": dict}
+    with listening(tmp_path, **commands) as (called, bugs):
+        answers = nobody.asks("status", "flush", "pause", "nonsense")
+    refused = "only root and the service's own user may"
+    assert answers == [
+        {"result": "fine"},
+        {"error": f"cannot flush: {refused}"},
+        {"error": f"cannot pause: {refused}"},
+        {"error": "expected one of the commands status, flush, pause"},
+    ]
+    assert (called, bugs) == (["status"], [])
+
+
+def test_a_user_of_another_group_cannot_connect(nobody, tmp_path):
+    tmp_path.chmod(0o755)
+    with listening(tmp_path, status=dict) as (called, _):
+        os.chown(tmp_path / SOCKET, 0, 1)  # now the socket's group is not nobody's
+        answers = nobody.asks("status")
+    assert answers == ["may not even connect"]
+    assert called == []

@@ -1,0 +1,240 @@
+"""One word for how it is, the worst first; and every figure that programs rely on."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from agent.clock import Clock
+from agent.delivery.outlet import OutletReport
+from agent.queue.ledger import Books
+from agent.status import DRAINING, EXPIRES_AFTER, Observation, status_of
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOON_US = int(NOON.timestamp() * 1e6)
+STATES = {
+    "ok", "draining", "offline", "login_page", "clock_blocks_tls", "unconfigured",
+    "misconfigured", "degraded", "disk_full", "read_only", "storage_slow", "volatile", "paused",
+}  # fmt: skip
+
+
+def outlet(state="ok", *, name="main", reason=""):
+    return OutletReport(name, state, reason, 0.0, None)
+
+
+WELL = Observation(
+    books=Books(), used_bytes=8192, max_bytes=64 * 1024 * 1024, oldest=None, outlets=(outlet(),)
+)
+
+
+@pytest.fixture
+def clock():
+    return Clock(
+        wall=lambda: NOON_US, boot=lambda: 100_000_000, boot_id="boot", synchronised=lambda: True
+    )
+
+
+def backlog(number):
+    return Books(received=number, queued=number)
+
+
+# From the worst to the best: each one hides all that follow.
+PRECEDENCE = [
+    ("stopped", dict(running=False)),
+    ("disk_full", dict(storage="disk_full")),
+    ("paused", dict(paused=True)),
+    ("misconfigured", dict(config_problems=("agent.toml: x",))),
+    ("misconfigured", dict(secret_problems=("cannot use /etc/secret: found no such file",))),
+    ("unconfigured", dict(outlets=(outlet("unconfigured"),))),
+    ("misconfigured", dict(outlets=(outlet("misconfigured"),))),
+    ("clock_blocks_tls", dict(outlets=(outlet("clock_blocks_tls"),))),
+    ("login_page", dict(outlets=(outlet("login_page"),))),
+    ("offline", dict(outlets=(outlet("offline"),))),
+    ("degraded", dict(problems={"mqtt": "no broker"})),
+    ("volatile", dict(volatile=True)),
+    ("draining", dict(books=backlog(DRAINING + 1))),
+    ("ok", {}),
+]
+
+
+def together(one, other):
+    """Both at once: with an outlet of each where both are about outlets."""
+    both = {**other, **one}
+    if "outlets" in one and "outlets" in other:
+        both["outlets"] = (*other["outlets"], *one["outlets"])
+    return both
+
+
+@pytest.mark.parametrize(("state", "seen"), PRECEDENCE, ids=[row[0] for row in PRECEDENCE])
+def test_each_state_has_its_word(clock, state, seen):
+    assert status_of(replace(WELL, **seen), clock).state == state
+
+
+@pytest.mark.parametrize("worse", range(len(PRECEDENCE)))
+def test_the_worst_is_said(clock, worse):
+    state, seen = PRECEDENCE[worse]
+    for _, better in PRECEDENCE[worse:]:
+        assert status_of(replace(WELL, **together(seen, better)), clock).state == state
+
+
+@pytest.mark.parametrize("storage", ["disk_full", "read_only", "storage_slow"])
+def test_trouble_with_the_disk_is_said_in_its_own_word(clock, storage):
+    assert status_of(replace(WELL, storage=storage), clock).state == storage
+
+
+def test_every_word_is_one_of_the_design(clock):
+    """But for a daemon that is not running, which no word of its own can describe."""
+    words = {status_of(replace(WELL, **seen), clock).state for _, seen in PRECEDENCE}
+    assert words - {"stopped"} <= STATES
+
+
+def test_without_any_stream_it_is_unconfigured(clock):
+    status = status_of(replace(WELL, outlets=()), clock)
+    assert status.state == "unconfigured"
+    assert "no stream is configured" in status.reason
+
+
+@pytest.mark.parametrize(("queued", "state"), [(0, "ok"), (100, "ok"), (101, "draining")])
+def test_what_a_busy_device_has_waiting_anyway_is_no_backlog(clock, queued, state):
+    assert status_of(replace(WELL, books=backlog(queued)), clock).state == state
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (dict(outlets=(outlet("offline", name="shop", reason="no route"),)), "shop: no route"),
+        (dict(problems={"http": None, "mqtt": "no broker"}), "mqtt: no broker"),
+        (dict(config_problems=("a.toml: x", "a.toml: y")), "a.toml: x"),
+        (dict(secret_problems=("cannot use /etc/secret",)), "cannot use /etc/secret"),
+        (dict(volatile=True), "volatile = true"),
+        (dict(paused=True), "ga4-agent resume"),
+        (dict(running=False), "not running"),
+        (dict(books=backlog(500)), "500 events"),
+    ],
+)
+def test_the_reason_says_where_and_what(clock, seen, reason):
+    status = status_of(replace(WELL, **seen), clock)
+    assert reason in status.reason
+    assert status.document["reason"] == status.reason
+
+
+def test_a_stream_that_is_well_hides_none_that_is_not(clock):
+    outlets = (outlet("ok", name="a"), outlet("offline", name="b"))
+    assert status_of(replace(WELL, outlets=outlets), clock).state == "offline"
+
+
+# The document
+
+
+def dig(document, path):
+    for key in path.split("."):
+        document = document[key]
+    return document
+
+
+REQUIRED = [
+    "state", "queue.events", "queue.bytes", "queue.oldest_age_s", "queue.complete_until",
+    "ledger.received", "ledger.sent", "ledger.queued", "ledger.dead", "ledger.dropped",
+    "ledger.refused", "clock.trusted",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+@pytest.mark.parametrize("running", [True, False])
+def test_every_key_that_users_rely_on_is_there_whatever_the_state(clock, path, running):
+    empty = Observation(books=Books(), used_bytes=0, max_bytes=None, oldest=None, running=running)
+    dig(json.loads(json.dumps(status_of(empty, clock).document)), path)
+
+
+def test_the_document_can_be_read_by_any_program_even_with_everything_in_it(clock, make_event):
+    seen = replace(
+        WELL,
+        books=Books(received=3, queued=1, dropped={"purged": 2}, refused={"malformed": 4}),
+        oldest=make_event(),
+        outlets=(OutletReport("main", "offline", "no route", 3.5, 12.0),),
+        problems={"mqtt": "no broker", "http": None},
+        config_problems=("a.toml: x",),
+        secret_problems=("cannot use /etc/secret",),
+    )
+    document = status_of(seen, clock).document
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_the_books_are_in_the_document(clock):
+    books = Books(
+        received=20,
+        sent=9,
+        queued=5,
+        dead=3,
+        dropped={"evicted": 1, "purged": 2},
+        refused={"malformed": 4},
+        requests=7,
+        bytes_sent=8000,
+        bytes_received=900,
+    )
+    document = status_of(replace(WELL, books=books), clock).document
+    assert document["ledger"] == {
+        "received": 20,
+        "sent": 9,
+        "queued": 5,
+        "dead": 3,
+        "dropped": {"evicted": 1, "purged": 2},
+        "refused": {"malformed": 4},
+        "balanced": True,
+    }
+    assert document["traffic"] == {"requests": 7, "bytes_sent": 8000, "bytes_received": 900}
+    assert document["queue"]["events"] == 5
+    assert document["queue"]["bytes"] == 8192
+
+
+def test_books_that_do_not_balance_are_said_so(clock):
+    document = status_of(replace(WELL, books=Books(received=2, sent=1)), clock).document
+    assert document["ledger"]["balanced"] is False
+
+
+def test_an_empty_queue_is_complete_until_now_and_has_no_oldest(clock):
+    queue = status_of(WELL, clock).document["queue"]
+    assert queue["complete_until"] == "2026-03-01T12:00:00+00:00"
+    assert (queue["oldest_age_s"], queue["oldest_expires_in_s"]) == (None, None)
+
+
+def test_the_oldest_event_says_until_when_and_how_long_it_may_wait(clock, make_event):
+    event = make_event()
+    stamp = replace(event.stamp, wall_us=NOON_US - 3_600_000_000, boot_id="before")
+    queue = status_of(replace(WELL, oldest=replace(event, stamp=stamp)), clock).document["queue"]
+    assert queue["complete_until"] == "2026-03-01T11:00:00+00:00"
+    assert queue["oldest_age_s"] == 3600.0
+    assert queue["oldest_expires_in_s"] == EXPIRES_AFTER - 3600.0 == 71 * 3600.0
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_clocks_trust_is_told(trusted):
+    clock = Clock(wall=lambda: NOON_US, boot=lambda: 1, boot_id="b", synchronised=lambda: trusted)
+    assert status_of(WELL, clock).document["clock"] == {"trusted": trusted}
+
+
+def test_every_problem_is_told_not_only_the_first(clock):
+    seen = replace(WELL, config_problems=("x", "y"), secret_problems=("v", "w"))
+    document = status_of(seen, clock).document
+    assert document["config_problems"] == ["x", "y"]
+    assert document["secret_problems"] == ["v", "w"]
+
+
+def test_each_stream_and_source_is_told(clock):
+    seen = replace(
+        WELL,
+        outlets=(OutletReport("main", "offline", "no route", 3.5, 12.0),),
+        problems={"mqtt": "no broker", "http": None},
+    )
+    document = status_of(seen, clock).document
+    assert document["streams"] == [
+        {
+            "stream": "main",
+            "state": "offline",
+            "reason": "no route",
+            "next_try_s": 3.5,
+            "delivered_ago_s": 12.0,
+        }
+    ]
+    assert document["sources"] == {"mqtt": {"problem": "no broker"}, "http": {"problem": None}}
