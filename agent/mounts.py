@@ -3,7 +3,7 @@
 from pathlib import Path, PurePath
 
 MOUNTINFO = Path("/proc/self/mountinfo")
-IN_MEMORY = frozenset(("tmpfs", "ramfs"))
+IN_MEMORY = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
 
 def is_volatile(directory: PurePath, mountinfo: str) -> bool:
