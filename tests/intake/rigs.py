@@ -1,0 +1,264 @@
+"""One rig for each source: how a test talks to it as its programs would.
+
+A new source joins the conformance suite with a subclass of ``Rig`` and a line in ``RIGS``.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.event import Priority
+from agent.intake.door import Door
+from agent.intake.http import Application, Guard, HttpSource
+from agent.intake.mqtt import Broker, MqttSource, Subscription
+from agent.intake.source import Source
+from agent.queue.event_queue import EventQueue, QueueFull
+from agent.queue.reader import read_snapshot
+from agent.worker import Worker
+from tests.intake.broker import Mosquitto, Publisher
+from tests.intake.relay import Relay
+from tests.intake.stored import PATIENCE, until
+
+STREAM_IDS = {"G-MAIN": "main", "G-SECOND": "second"}
+Told = Literal["accepted", "refused", "full", "lost"]
+
+
+class Runner:
+    """Runs a source in a thread, as the service does; a bug in it fails the test at ``stop``."""
+
+    def __init__(self, source: Source, bugs: list[BaseException] | None = None) -> None:
+        self._bugs: list[BaseException] = [] if bugs is None else bugs
+        self.worker = Worker(
+            name="source", target=source.run, patience=60, on_bug=self._bugs.append, retry=0.05
+        )
+        self.worker.start()
+
+    def stop(self, wake: Callable[[], None] = lambda: None) -> None:
+        """End it. ``wake`` spares the wait for the end of its loop's pause."""
+        self.worker.stop()
+        wake()
+        assert self.worker.join(PATIENCE), "the source did not stop"
+        assert self._bugs == []
+
+
+class Rig:
+    """A source with a door, and the far side that sends to it.
+
+    ``keeps``: the far side keeps what was not acknowledged and sends it again by itself.
+    ``seen``: at each acknowledgement of something taken, how many there were by then, and how
+    many the queue's file had as received.
+    """
+
+    keeps = False
+    source: Source
+
+    def __init__(self, *, door: Door, directory: Path) -> None:
+        self.door = door
+        self.directory = directory
+        self.seen: list[tuple[int, int]] = []
+        self._seen_lock = threading.Lock()
+        self._runner: Runner | None = None
+
+    def send(self, payload: bytes, *, stream: str = "main") -> Told | None:
+        """Hand in a payload: the answer; None if the far side keeps it until it is taken."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start a new source; when it returns, what is sent reaches it."""
+        bugs: list[BaseException] = []
+        self.source = self._make_source(bugs.append)
+        self._runner = Runner(self.source, bugs)
+        self._wait_ready()
+
+    def stop(self) -> None:
+        """Stop the source as the service does."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            runner.stop()
+
+    def close(self) -> None:
+        """Stop everything, in haste."""
+        if self._runner is not None:
+            self._runner.stop(self._wake)
+
+    def note_acknowledged(self) -> None:
+        with self._seen_lock:
+            received = read_snapshot(self.directory).books.received
+            self.seen.append((len(self.seen) + 1, received))
+
+    def _make_source(self, on_bug: Callable[[BaseException], None]) -> Source:
+        raise NotImplementedError
+
+    def _wait_ready(self) -> None:
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Make the source's loop go round at once."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(str(self._path))
+
+
+def make_source(door: Door, on_bug: Callable[[BaseException], None], **options: Any) -> HttpSource:
+    """An HTTP source; options of the guard, the application and the source by their names."""
+    guard = options.pop("guard", Guard())
+    status: Callable[[], Mapping[str, Any]] = options.pop("status", lambda: {"state": "ok"})
+    application = Application(
+        door=lambda: door, guard=guard, streams=lambda: STREAM_IDS, status=status, on_bug=on_bug
+    )
+    settings = {
+        "address": ("127.0.0.1", 0),
+        "unix_path": None,
+        "threads": 8,
+        "max_body": 1024 * 1024,
+        "read_deadline": 10.0,
+    }
+    return HttpSource(application=application, **settings | options)
+
+
+class HttpRig(Rig):
+    """HTTP over TCP on loopback."""
+
+    source: HttpSource
+
+    def send(self, payload: bytes, *, stream: str = "main") -> Told | None:
+        ids = {name: ga4_id for ga4_id, name in STREAM_IDS.items()}
+        connection = self._connection()
+        try:
+            connection.request("POST", f"/events?measurement_id={ids[stream]}", payload)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return "lost"
+        finally:
+            connection.close()
+        return self._told(answer, body)
+
+    def _told(self, answer: http.client.HTTPResponse, body: bytes) -> Told:
+        if answer.status == 202:
+            self.note_acknowledged()
+            return "accepted"
+        if answer.status == 503:
+            assert int(answer.headers["Retry-After"]) > 0
+            return "full"
+        assert answer.status == 400, (answer.status, body)
+        assert json.loads(body)["rejected"]
+        return "refused"
+
+    def _make_source(self, on_bug: Callable[[BaseException], None]) -> HttpSource:
+        return make_source(self.door, on_bug)
+
+    def _wait_ready(self) -> None:
+        until(lambda: self.source.port is not None, "the HTTP source")
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(self._connection()) as connection:
+            connection.connect()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.source.port, timeout=PATIENCE)
+
+
+class UnixRig(HttpRig):
+    """HTTP over a unix socket."""
+
+    def _make_source(self, on_bug: Callable[[BaseException], None]) -> HttpSource:
+        return make_source(self.door, on_bug, unix_path=self.directory / "agent.sock")
+
+    def _wait_ready(self) -> None:
+        until(self._answers, "the HTTP source")
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.directory / "agent.sock")) == 0
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return UnixConnection(self.directory / "agent.sock")
+
+
+class MqttRig(Rig):
+    """MQTT through a real broker, with a relay that sees the acknowledgements."""
+
+    keeps = True
+    protocol = "5"
+
+    def __init__(self, *, door: Door, directory: Path, broker: Mosquitto) -> None:
+        super().__init__(door=door, directory=directory)
+        self.client_id = f"agent-{uuid.uuid4().hex}"
+        self.broker = broker
+        self._relay = Relay(broker.port, on_puback=self.note_acknowledged)
+        self._publisher = Publisher(broker.port)
+        self._starts = 0
+
+    def _make_source(self, on_bug: Callable[[BaseException], None]) -> MqttSource:
+        return MqttSource(
+            door=self.door,
+            broker=Broker(
+                host="127.0.0.1",
+                port=self._relay.port,
+                client_id=self.client_id,
+                protocol=self.protocol,
+            ),
+            subscriptions=[
+                Subscription(topic=f"{self.client_id}/main"),
+                Subscription(
+                    topic=f"{self.client_id}/second", stream="second", priority=Priority.LOW
+                ),
+            ],
+            reconnect_max=2.0,
+            random=lambda: 0.0,
+        )
+
+    def _wait_ready(self) -> None:
+        self._starts += 1
+        self.broker.wait_said(f"Sending SUBACK to {self.client_id}", self._starts)
+
+    def send(self, payload: bytes, *, stream: str = "main") -> Told | None:
+        self._publisher.publish(f"{self.client_id}/{stream}", payload)
+        return None
+
+    def _wake(self) -> None:
+        self._relay.cut()
+
+    def close(self) -> None:
+        super().close()
+        self._publisher.close()
+        self._relay.close()
+
+
+class Mqtt311Rig(MqttRig):
+    """The same in MQTT 3.1.1."""
+
+    protocol = "3.1.1"
+
+
+def fill(queue: EventQueue, events: Callable[[int], list[Any]]) -> None:
+    """Put until nothing goes in any more; ``events(size)`` makes some of that many bytes."""
+    for size in (30_000, 1_000, 0):
+        with contextlib.suppress(QueueFull):
+            while True:
+                queue.put_many(events(size))
+
+
+RIGS: dict[str, Callable[..., Rig]] = {
+    "http": lambda *, broker, **parts: HttpRig(**parts),
+    "unix": lambda *, broker, **parts: UnixRig(**parts),
+    "mqtt 3.1.1": lambda *, broker, **parts: Mqtt311Rig(broker=broker(), **parts),
+    "mqtt 5": lambda *, broker, **parts: MqttRig(broker=broker(), **parts),
+}

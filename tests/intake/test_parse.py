@@ -1,0 +1,418 @@
+"""Bytes from outside: they become drafts, or it is said what is wrong with them."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent import jsontext
+from agent.event import Event, InvalidEvent, Priority, Sender, Stamp
+from agent.ga4.request import EVENTS_MAX
+from agent.intake.parse import (
+    BODY_KEYS,
+    EVENT_KEYS,
+    SENDER_KEYS,
+    TEXT_MAX,
+    TIME_MAX,
+    Draft,
+    Misfit,
+    Shape,
+    parse,
+)
+from agent.queue import serializer
+
+CANARY = "canary-7731"
+STAMP = Stamp(1, 1, "b", trusted=True)
+TAP = {"name": "tap"}
+
+
+def read(value, shape=Shape.ANY):
+    return parse(json.dumps(value).encode(), shape)
+
+
+def only(value, shape=Shape.ANY):
+    (element,) = read(value, shape).elements
+    return element
+
+
+def refusal(value, shape=Shape.ANY):
+    """Why the value is not taken, whether as a whole or as its only element."""
+    try:
+        element = only(value, shape)
+    except InvalidEvent as error:
+        return error
+    assert isinstance(element, Misfit)
+    return element.error
+
+
+# -- shapes -------------------------------------------------------------------------------------
+
+
+def test_one_event_is_a_draft():
+    parsed = read({"name": "tap", "params": {"x": 1}})
+    assert parsed.elements == (Draft(name="tap", params={"x": 1}),)
+    assert not parsed.whole
+
+
+def test_an_array_is_taken_element_by_element_in_order():
+    parsed = read([{"name": "a"}, {"nome": "b"}, {"name": "c"}])
+    assert [type(element) for element in parsed.elements] == [Draft, Misfit, Draft]
+    assert [e.name for e in parsed.elements if isinstance(e, Draft)] == ["a", "c"]
+    assert not parsed.whole
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_a_body_is_taken_whole_and_all_its_events_have_its_sender(shape):
+    parsed = read({"client_id": "1.2", "events": [{"name": "a"}, {"name": "b"}]}, shape)
+    sender = Sender(client_id="1.2")
+    assert parsed.elements == (Draft(name="a", sender=sender), Draft(name="b", sender=sender))
+    assert parsed.whole
+
+
+def test_an_object_with_events_is_a_body_even_where_they_are_wrong():
+    assert refusal({"name": "tap", "events": None}).field_path in ("", "events")
+    assert refusal({"events": None}).field_path == "events"
+
+
+def test_where_a_body_is_expected_one_event_is_none():
+    assert refusal(TAP, Shape.BODY).description.startswith("found the unknown key 'name'")
+    assert refusal({}, Shape.BODY).field_path == "events"
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "", CANARY, [TAP]])
+def test_where_a_body_is_expected_nothing_but_an_object_will_do(value):
+    error = refusal(value, Shape.BODY)
+    assert (error.field_path, error.code) == ("", "VALUE_INVALID")
+    assert error.description.endswith("expected a Measurement Protocol body")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, "nothing"),
+        (True, "true or false"),
+        (7, "a number"),
+        (1.5, "a number"),
+        ("", "an empty text"),
+        (CANARY, "a text"),
+    ],
+)
+def test_what_is_no_event_is_named_by_its_kind(value, found):
+    assert refusal(value).description.startswith(f"found {found}, expected")
+    assert refusal([value]).description == f"found {found}, expected an event"
+
+
+def test_an_empty_array_holds_nothing_to_speak_of():
+    assert refusal([]).description == "found an empty array, expected at least one event"
+
+
+def test_a_byte_order_mark_is_no_misfit():
+    assert parse(b'\xef\xbb\xbf{"name":"tap"}', Shape.ANY).elements == (Draft(name="tap"),)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff",
+        b"{",
+        b"NaN",
+        b'{"name":"tap","params":{"x":Infinity}}',
+        b'{"name":"tap","params":{"x":-1e999}}',
+        b'{"name":"tap","params":{"x":"\\ud800"}}',
+        b'{"name":"tap","params":{"\\udfff":1}}',
+        b'{"name":"tap","params":{"x":' + b"9" * 5000 + b"}}",
+        b"[" * 100_000,
+        b"[" * 33 + b"]" * 33,
+    ],
+)
+def test_what_is_no_json_that_can_travel_is_refused_as_a_whole(payload):
+    for shape in Shape:
+        with pytest.raises(InvalidEvent) as caught:
+            parse(payload, shape)
+        assert (caught.value.field_path, caught.value.code) == ("", "VALUE_INVALID")
+
+
+# -- what steers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "expected"),
+    [
+        ("event_id", "e" * TEXT_MAX, "event_id", "e" * TEXT_MAX),
+        ("session", "start", "session", "start"),
+        ("session", "end", "session", "end"),
+        ("actor", "human", "actor", "human"),
+        ("actor", "machine", "actor", "machine"),
+        ("priority", "high", "priority", Priority.HIGH),
+        ("priority", "normal", "priority", Priority.NORMAL),
+        ("priority", "low", "priority", Priority.LOW),
+        ("timestamp_micros", 1, "time_us", 1),
+        ("timestamp_micros", TIME_MAX - 1, "time_us", TIME_MAX - 1),
+        ("timestamp_micros", 1.8e15, "time_us", 1_800_000_000_000_000),
+    ],
+)
+def test_a_steering_key_steers_and_is_no_param(key, value, field, expected):
+    for draft in (only({**TAP, key: value}), only({"events": [{**TAP, key: value}]})):
+        assert getattr(draft, field) == expected
+        assert type(getattr(draft, field)) is type(expected)
+        assert draft.params == {}
+
+
+@pytest.mark.parametrize("key", sorted(EVENT_KEYS - {"name"}))
+def test_null_says_the_same_as_nothing(key):
+    assert only({**TAP, key: None}) == only(TAP)
+
+
+def test_the_time_of_the_request_is_that_of_events_without_their_own():
+    parsed = read({"timestamp_micros": 5, "events": [TAP, {**TAP, "timestamp_micros": 7}]})
+    assert [draft.time_us for draft in parsed.elements] == [5, 7]
+
+
+def test_numbers_keep_their_kinds():
+    params = only({**TAP, "params": {"i": 1, "f": 1.0, "b": True, "big": 10**30}}).params
+    assert [type(value) for value in params.values()] == [int, float, bool, int]
+
+
+# -- senders ------------------------------------------------------------------------------------
+
+SENDER = {
+    "client_id": "1.2",
+    "app_instance_id": "f" * 32,
+    "user_id": "u",
+    "user_properties": {"tier": {"value": "a"}},
+    "consent": {"ad_user_data": "DENIED"},
+    "device": {"category": "desktop"},
+    "user_location": {"city": "Bern"},
+    "user_data": {"sha256_email_address": ["x"]},
+    "ip_override": "192.0.2.1",
+    "user_agent": "Kiosk/1",
+    "non_personalized_ads": True,
+    "validation_behavior": "ENFORCE_RECOMMENDATIONS",
+}
+
+
+def test_these_are_all_the_keys_of_a_sender():
+    assert set(SENDER) == SENDER_KEYS
+
+
+@pytest.mark.parametrize(
+    "value", [{**SENDER, **TAP}, [{**SENDER, **TAP}], {**SENDER, "events": [TAP]}]
+)
+def test_a_sender_is_read_whole_from_an_event_an_array_and_a_body(value):
+    draft = only(value)
+    assert draft.sender.body == SENDER
+    assert draft.sender.location == {"city": "Bern"}
+    assert draft.params == {}
+
+
+def test_each_element_of_an_array_has_its_own_sender():
+    parsed = read([{**TAP, "client_id": "1.1"}, TAP, {**TAP, "client_id": "2.2"}])
+    assert [e.sender.client_id for e in parsed.elements] == ["1.1", None, "2.2"]
+
+
+@pytest.mark.parametrize("key", sorted(SENDER_KEYS))
+def test_a_sender_inside_a_body_s_event_is_refused_rather_than_lost(key):
+    error = refusal({"events": [{**TAP, key: SENDER[key]}]})
+    assert (error.field_path, error.code) == ("events[0]", "VALUE_INVALID")
+    assert error.description.startswith(f"found the unknown key {key!r}")
+
+
+# -- misfits ------------------------------------------------------------------------------------
+
+REQUIRED, INVALID, BOUNDS = "VALUE_REQUIRED", "VALUE_INVALID", "VALUE_OUT_OF_BOUNDS"
+EVENT_MISFITS = [
+    ({}, ".name", REQUIRED),
+    ({"name": None}, ".name", REQUIRED),
+    ({"name": ""}, ".name", REQUIRED),
+    ({"name": [CANARY]}, ".name", REQUIRED),
+    ({**TAP, "params": [CANARY]}, ".params", INVALID),
+    ({**TAP, "params": CANARY}, ".params", INVALID),
+    ({**TAP, "event_id": ""}, ".event_id", REQUIRED),
+    ({**TAP, "event_id": CANARY + "x" * TEXT_MAX}, ".event_id", BOUNDS),
+    ({**TAP, "event_id": 7731}, ".event_id", INVALID),
+    ({**TAP, "session": CANARY}, ".session", INVALID),
+    ({**TAP, "session": ["start"]}, ".session", INVALID),
+    ({**TAP, "actor": CANARY}, ".actor", INVALID),
+    ({**TAP, "actor": True}, ".actor", INVALID),
+    ({**TAP, "priority": CANARY}, ".priority", INVALID),
+    ({**TAP, "priority": 0}, ".priority", INVALID),
+    ({**TAP, "priority": "HIGH"}, ".priority", INVALID),
+    ({**TAP, "timestamp_micros": 0}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": -7731}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": 7731.5}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": TIME_MAX}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": 10**400}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": True}, ".timestamp_micros", INVALID),
+    ({**TAP, "timestamp_micros": CANARY}, ".timestamp_micros", INVALID),
+    ({**TAP, "nome": CANARY}, "", INVALID),
+]
+SENDER_MISFITS = [
+    *[({key: ""}, key, REQUIRED) for key in ("client_id", "app_instance_id", "user_id")],
+    *[({key: 7731}, key, INVALID) for key in ("client_id", "app_instance_id", "user_id")],
+    ({"client_id": CANARY * 100}, "client_id", BOUNDS),
+    *[
+        ({key: [CANARY]}, key, INVALID)
+        for key in ("user_properties", "consent", "device", "user_location")
+    ],
+]
+
+
+def check(error, path, code):
+    assert (error.field_path, error.code) == (path, code)
+    assert "7731" not in f"{error} {error.description} {error.args}"
+    assert "found" in error.description
+    assert "expected" in error.description
+
+
+@pytest.mark.parametrize(("event", "path", "code"), EVENT_MISFITS)
+def test_a_misfit_says_where_and_why_and_nothing_of_its_content(event, path, code):
+    check(refusal(event), path.removeprefix("."), code)
+    check(refusal([event]), f"[0]{path}", code)
+    check(refusal({"client_id": CANARY, "events": [event]}), f"events[0]{path}", code)
+
+
+@pytest.mark.parametrize(("sender", "path", "code"), SENDER_MISFITS)
+def test_a_wrong_sender_says_where_and_why_and_nothing_of_its_content(sender, path, code):
+    check(refusal({**TAP, **sender}), path, code)
+    check(refusal([{**TAP, **sender}]), f"[0].{path}", code)
+    check(refusal({**sender, "events": [TAP]}), path, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "code"),
+    [
+        ({"events": None}, "events", REQUIRED),
+        ({"events": []}, "events", REQUIRED),
+        ({"events": {"name": CANARY}}, "events", REQUIRED),
+        ({"events": [TAP] * (EVENTS_MAX + 1)}, "events", "EXCEEDED_MAX_ENTITIES"),
+        ({"events": [TAP], "event_id": CANARY}, "", INVALID),
+        ({"events": [TAP], "timestamp_micros": CANARY}, "timestamp_micros", INVALID),
+        ({"events": [CANARY]}, "events[0]", INVALID),
+    ],
+)
+def test_a_wrong_body_says_where_and_why_and_nothing_of_its_content(body, path, code):
+    check(refusal(body), path, code)
+
+
+def test_a_body_may_hold_as_many_events_as_ga4_takes():
+    assert len(read({"events": [TAP] * EVENTS_MAX}).elements) == EVENTS_MAX
+
+
+def test_the_index_in_the_path_is_that_of_the_element():
+    parsed = read([TAP, TAP, {"name": 1}])
+    assert parsed.elements[2].error.field_path == "[2].name"
+    parsed = read({"events": [TAP, {"name": 1}]})
+    assert parsed.elements[1].error.field_path == "events[1].name"
+
+
+def test_a_misfit_keeps_its_own_bytes_and_not_its_neighbours():
+    parsed = read([TAP, {"nome": "b"}])
+    assert parsed.elements[1].payload == b'{"nome":"b"}'
+
+
+def test_an_unknown_key_is_named_but_not_at_length():
+    description = refusal({**TAP, "k" * 5000: 1}).description
+    assert "k" * 40 in description
+    assert len(description) < 500
+
+
+# -- anything at all ----------------------------------------------------------------------------
+
+TOKENS = (
+    "NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e-999", "-0", "-0.0", "1E400",
+    '"\\ud800"', '"\\ud83d\\ude00"', '"\\udc00\\ud800"', '"\\u0000"', '"\\"', "'x'", '"\U0001f600"',
+    "9" * 4300, "9" * 4301, "-" + "9" * 4300, "9" * 400 + ".0", "tru", "", "null", "{}", "[]",
+    "[" * 31 + "]" * 31, "[" * 40 + "]" * 40, '{"a":' * 28 + "1" + "}" * 28, "[" * 5000 + "]" * 5000,
+)  # fmt: skip
+keys = st.one_of(
+    st.sampled_from(sorted(EVENT_KEYS | BODY_KEYS)).map(lambda key: f'"{key}"'),
+    st.text(max_size=3).map(json.dumps),
+    st.sampled_from(['"\\ud800"', "1", ""]),
+)
+leaves = st.one_of(
+    st.sampled_from(TOKENS),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()).map(json.dumps),
+    st.sampled_from(["tap", "start", "high", "human", "1.1"]).map(json.dumps),
+)
+
+
+def an_object(children):
+    """Objects of known and other keys, a key twice among them."""
+    pairs = st.lists(st.tuples(keys, children), max_size=6)
+    return pairs.map(lambda found: "{" + ",".join(f"{k}:{v}" for k, v in found) + "}")
+
+
+def an_array(children):
+    return st.lists(children, max_size=4).map(lambda found: "[" + ",".join(found) + "]")
+
+
+texts = st.recursive(leaves, lambda inner: an_object(inner) | an_array(inner), max_leaves=25)
+
+
+def survive(payload, shape):
+    """It parses or is refused; what parsed can be written and read again, equal."""
+    try:
+        parsed = parse(payload, shape)
+    except InvalidEvent as error:
+        str(error).encode()
+        return
+    assert parsed.elements
+    for element in parsed.elements:
+        if isinstance(element, Misfit):
+            jsontext.loads(element.payload)
+            str(element.error).encode()
+            continue
+        event = Event(
+            name=element.name,
+            params=element.params,
+            sender=element.sender,
+            stream="main",
+            stamp=STAMP,
+            event_id=element.event_id or "e",
+            time_us=element.time_us,
+            session=element.session,
+            actor=element.actor,
+        )
+        assert serializer.loads(serializer.dumps(event)) == event
+        assert event.sender.key
+        jsontext.dumps(event.sender.body)
+
+
+@given(payload=st.binary(max_size=300), shape=st.sampled_from(Shape))
+@example(payload=b"[" * 1_000_000, shape=Shape.ANY)
+@example(payload=b'{"a":' * 200_000, shape=Shape.BODY)
+def test_arbitrary_bytes_parse_or_are_refused(payload, shape):
+    survive(payload, shape)
+
+
+@given(text=texts, shape=st.sampled_from(Shape))
+def test_arbitrary_json_and_what_looks_like_it_parses_or_is_refused(text, shape):
+    survive(text.encode(), shape)
+
+
+@given(pairs=st.lists(st.tuples(keys, texts), max_size=8), shape=st.sampled_from(Shape))
+def test_an_event_with_anything_in_its_keys_parses_or_is_refused(pairs, shape):
+    inside = ",".join(['"name":"tap"', *(f"{key}:{value}" for key, value in pairs)])
+    survive(b"{%s}" % inside.encode(), shape)
+    survive(b'{"events":[{%s}]}' % inside.encode(), shape)
+
+
+@given(params=texts)
+def test_an_event_with_any_params_parses_or_is_refused(params):
+    survive(b'{"name":"tap","params":%s}' % params.encode(), Shape.ANY)
+    survive(b'{"events":[{"name":"tap","params":{"x":%s}}]}' % params.encode(), Shape.BODY)
+
+
+@pytest.mark.parametrize("depth", range(20, 40))
+def test_at_every_depth_what_is_taken_can_be_stored(depth):
+    """The depth that the door lets in, the queue's reader lets in too."""
+    nested = b'{"a":' * depth + b"1" + b"}" * depth
+    survive(b'{"name":"tap","params":%s}' % nested, Shape.ANY)
+    survive(b'{"client_id":"1.1","user_data":%s,"events":[{"name":"tap"}]}' % nested, Shape.BODY)
+
+
+def test_of_a_key_that_stands_twice_the_last_one_counts():
+    draft = parse(b'{"name":"a","name":"b"}', Shape.ANY).elements[0]
+    assert draft.name == "b"
