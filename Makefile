@@ -32,7 +32,7 @@ $(VENV)/.test: pyproject.toml | parts
 
 $(UPSTREAM)/.fetched: $(VENV)/.test
 	rm -rf $(UPSTREAM)
-	$(BIN)/pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest $(UPSTREAM) \
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(UPSTREAM) \
 		"persist-queue==$$($(BIN)/python -c 'import persistqueue; print(persistqueue.__version__)')"
 	tar --extract --gzip --strip-components 1 --directory $(UPSTREAM) --file $(UPSTREAM)/*.tar.gz
 	touch $@

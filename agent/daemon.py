@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agent import boot_config, routes
@@ -22,7 +23,7 @@ from agent.ownership import AlreadyOwned, StateLock
 from agent.queue.event_queue import EventQueue, SourceState, StorageError, UnreadableQueue
 from agent.sdnotify import Notifier, watchdog_s
 from agent.service import Service
-from agent.stepwise import Autopsy, Runs, Stepwise
+from agent.stepwise import Autopsy, Condemned, Runs, Stepwise
 from agent.wiring import Ground
 
 log = logging.getLogger(__name__)
@@ -59,16 +60,18 @@ def run(path: Path, *, environ: Mapping[str, str] = os.environ) -> int:
         log.critical("cannot start: %s", error)
         return 1
     except BaseException as bug:
-        die(bug)
+        die(None, bug)
     lock.release()
     return 0
 
 
-def die(bug: BaseException) -> None:
+def die(stepwise: Stepwise | None, bug: BaseException) -> None:
     """End the process at once and loudly: the disk has everything, and systemd restarts it.
 
     The message of an exception can hold an id or a secret, so only its type and place are said.
     """
+    if stepwise:
+        stepwise.acquit()
     frames = traceback.extract_tb(bug.__traceback__)
     places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
     log.critical("a bug ends the agent: %s at %s", type(bug).__name__, places)
@@ -81,19 +84,21 @@ def _live(path: Path, chosen: Chosen, notifier: Notifier, environ: Mapping[str, 
     directory, clock, bell = chosen.config.state_directory, Clock(), Bell()
     queue = _open_queue(chosen.config, bell, notifier)
     runs = Runs(directory=directory, clock=clock)
-    autopsy = _autopsy(runs)
-    _set_aside(queue, autopsy)
-    _forget(runs)
+    autopsy = runs.begin()
+    condemned = Condemned({*queue.source_state(CRASHED), *_messages(autopsy)})
+    if _set_aside(queue, autopsy):
+        runs.set_aside()
+    stepwise = Stepwise(directory=directory, deaths=autopsy.deaths)
     ground = Ground(
         queue=queue,
         clock=clock,
         bell=bell,
-        stepwise=Stepwise(directory=directory, deaths=autopsy.deaths),
+        stepwise=stepwise,
         identity=load_identity(directory, wall_us=clock.wall_us),
         environ=environ,
-        crashed=tuple(queue.source_state(CRASHED)),
+        condemned=condemned,
     )
-    service = Service(path=path, chosen=chosen, ground=ground, on_bug=die)
+    service = Service(path=path, chosen=chosen, ground=ground, on_bug=partial(die, stepwise))
     service.start()
     service.keep_config()
     notifier.tell(READY=1)
@@ -102,7 +107,7 @@ def _live(path: Path, chosen: Chosen, notifier: Notifier, environ: Mapping[str, 
     extension = int(service.stop_s * 1e6)
     notifier.tell(STOPPING=1, STATUS="stopping", EXTEND_TIMEOUT_USEC=extension)
     service.stop()
-    _best_effort(runs.end)
+    runs.end()
     log.info("stopped")
 
 
@@ -134,35 +139,24 @@ def _patience(notifier: Notifier) -> Iterator[None]:
         asking.join()
 
 
-def _autopsy(runs: Runs) -> Autopsy:
-    try:
-        return runs.begin()
-    except OSError as error:
-        log.error("cannot note the start in the state directory: %s", error)
-        return Autopsy(0, ())
+def _messages(autopsy: Autopsy) -> list[str]:
+    return [c.removeprefix("message:") for c in autopsy.culprits if c.startswith("message:")]
 
 
-def _forget(runs: Runs) -> None:
-    _best_effort(runs.set_aside)
-
-
-def _best_effort(write: Callable[[], None]) -> None:
-    """On a disk that takes nothing the agent still takes, says and delivers what it can."""
-    try:
-        write()
-    except OSError as error:
-        log.error("cannot write to the state directory: %s", error)
-
-
-def _set_aside(queue: EventQueue, autopsy: Autopsy) -> None:
-    """Bury what the process was touching when it died, so that it dies of it no more."""
+def _set_aside(queue: EventQueue, autopsy: Autopsy) -> bool:
+    """Bury what the process was touching when it died; False if the disk refuses that."""
     for culprit in autopsy.culprits:
         kind, _, name = culprit.partition(":")
         log.error("the last run died while it touched one %s: set aside as crashed", kind)
-        if kind == "row" and name.isdigit():
-            queue.bury_row(int(name), reason=CRASHED)
-        elif kind == "message":
-            queue.put_many([], state=[SourceState(CRASHED, name, "")])
+        try:
+            if kind == "row" and name.isdigit():
+                queue.bury_row(int(name), reason=CRASHED)
+            elif kind == "message":
+                queue.put_many([], state=[SourceState(CRASHED, name, "")])
+        except StorageError as error:
+            log.error("cannot set it aside for good: %s", error)
+            return False
+    return True
 
 
 def _supervise(service: Service, notifier: Notifier, environ: Mapping[str, str]) -> None:
@@ -179,9 +173,10 @@ def _supervise(service: Service, notifier: Notifier, environ: Mapping[str, str])
             _feed(service, notifier)
         told = _tell_state(service, notifier, told)
         ways_out = _use_new_route(service, ways_out)
+        service.mend()
         if time.monotonic() - written > HOUR:
             written = time.monotonic()
-            service.write_refused()
+            service.write_noted()
 
 
 def _reload(service: Service, notifier: Notifier) -> None:
@@ -198,11 +193,14 @@ def _feed(service: Service, notifier: Notifier) -> None:
 
 
 def _tell_state(service: Service, notifier: Notifier, told: str) -> str:
+    """One line in the log when the state changes; systemd hears each change of its reason too."""
     status = service.status()
-    if status.state != told:
+    now = f"{status.state} {status.reason}".strip()
+    if status.state != told.partition(" ")[0]:
         log.info("state: %s%s", status.state, f" ({status.reason})" if status.reason else "")
-        notifier.tell(STATUS=f"{status.state} {status.reason}".strip())
-    return status.state
+    if now != told:
+        notifier.tell(STATUS=now)
+    return now
 
 
 def _use_new_route(

@@ -14,20 +14,24 @@ def is_volatile(directory: PurePath, mountinfo: str) -> bool:
     mount = _mount_of(directory, mountinfo)
     if mount is None:
         return False
-    kind, options = mount
+    _, kind, options = mount
     upper = next((o.removeprefix("upperdir=") for o in options if o.startswith("upperdir=")), None)
-    if kind == "overlay" and upper is not None and PurePath(upper) != directory:
-        return is_volatile(PurePath(upper), mountinfo)
-    return kind in IN_MEMORY
+    if kind != "overlay" or upper is None:
+        return kind in IN_MEMORY
+    if _mount_of(PurePath(upper), mountinfo) == mount:
+        # It was mounted before this root was: in the initramfs, where raspi-config keeps a tmpfs.
+        return True
+    return is_volatile(PurePath(upper), mountinfo)
 
 
-def _mount_of(directory: PurePath, mountinfo: str) -> tuple[str, list[str]] | None:
-    """File system and options of the innermost mount above the directory; the last one wins."""
-    best: tuple[int, str, list[str]] | None = None
+def _mount_of(directory: PurePath, mountinfo: str) -> tuple[PurePath, str, list[str]] | None:
+    """Place, file system and options of the innermost mount above it; the last one wins."""
+    best: tuple[PurePath, str, list[str]] | None = None
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         point = PurePath(left.split()[4].replace("\\040", " "))
         kind, _source, options = right.split(" ", 2)
-        if directory.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
-            best = (len(point.parts), kind, options.split(","))
-    return None if best is None else best[1:]
+        inner = best is None or len(point.parts) >= len(best[0].parts)
+        if directory.is_relative_to(point) and inner:
+            best = (point, kind, options.split(","))
+    return best

@@ -12,12 +12,13 @@ from agent.boot_config import Chosen
 from agent.config import Config, ConfigError, HttpSettings
 from agent.control import ControlSocket
 from agent.delivery.shipper import Shipper
-from agent.event import Stream
+from agent.event import Event, Stream
 from agent.intake.door import Door
 from agent.intake.mqtt import MqttSource
 from agent.mounts import MOUNTINFO, is_volatile
 from agent.progress import stuck
 from agent.queue.event_queue import StorageError
+from agent.secret import Secret
 from agent.status import Observation, Status, status_of
 from agent.wiring import Ground
 from agent.worker import Worker
@@ -62,8 +63,11 @@ class Service:
         self._in_memory = is_volatile(self._directory.resolve(), MOUNTINFO.read_text())
         self._parts = self._built(chosen.config)
         self._control = self._control_worker()
+        self._listen = chosen.config.http.listen
+        self._http: list[Worker] = []
         self._http_problems: list[str] = []
-        self._http = self._http_worker(chosen.config.http)
+        self._http_made_of: tuple[HttpSettings, Secret | None] | None = None
+        self._renew_http(chosen.config.http)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ class Service:
         ended = self._end(self._http, self._parts.config.http.read_deadline + STOP_MARGIN)
         ended = self._end_parts() and ended
         ended = self._end([self._control], STOP_MARGIN) and ended
-        self.write_refused()
+        self.write_noted()
         if ended:
             self._ground.queue.close()
 
@@ -146,7 +150,7 @@ class Service:
             books=queue.books,
             used_bytes=queue.used_bytes,
             max_bytes=queue.max_bytes,
-            oldest=queue.oldest(),
+            oldest=self._oldest(),
             storage=queue.trouble,
             paused=parts.shipper.paused,
             volatile=self._in_memory and not parts.config.volatile,
@@ -157,12 +161,20 @@ class Service:
         )
         return status_of(seen, self._ground.clock)
 
-    def write_refused(self) -> None:
-        """What was refused gets on the disk even if nothing else is."""
+    def write_noted(self) -> None:
+        """What was only counted gets on the disk even if nothing else does."""
         try:
-            self._ground.queue.write_refused()
+            self._ground.queue.write_noted()
         except StorageError as error:
             log.warning("cannot write the counts of refused events: %s", error)
+
+    def mend(self) -> None:
+        """After trouble with the disk: see whether it takes writes again."""
+        self._ground.queue.mend()
+
+    def _oldest(self) -> Event | None:
+        with self._ground.stepwise.step() as touch:
+            return self._ground.queue.oldest(on_pick=lambda row_id: touch(f"row:{row_id}"))
 
     def _source_problems(self, parts: Parts) -> dict[str, str | None]:
         problems = {worker.name: worker.problem for worker in (*self._http, *parts.taking)}
@@ -177,7 +189,7 @@ class Service:
         old = self._parts
         if config.state_directory != self._directory:
             log.warning("state_directory has changed: that takes effect at the next restart")
-        if config.http.listen != old.config.http.listen:
+        if config.http.listen != self._listen:
             log.warning("http.listen has changed: that takes effect at the next restart")
         self._end_parts()
         parts = self._built(config)
@@ -186,10 +198,7 @@ class Service:
         logging.getLogger().setLevel(config.log.level.upper())
         self._parts = parts
         self._start_parts()
-        http = replace(config.http, listen=old.config.http.listen)
-        if http != replace(old.config.http, listen=http.listen):
-            self._end(self._http, old.config.http.read_deadline + STOP_MARGIN)
-            self._http = self._http_worker(http)
+        if self._renew_http(config.http):
             for worker in self._http:
                 worker.start()
 
@@ -214,19 +223,29 @@ class Service:
             secret_problems=[*problems, *mqtt_problems],
         )
 
-    def _http_worker(self, settings: HttpSettings) -> list[Worker]:
-        """The HTTP server's worker; none if it is switched off or has not the token it needs."""
-        if not settings.enabled:
-            return []
-        source, self._http_problems = wiring.http(
+    def _renew_http(self, settings: HttpSettings) -> bool:
+        """Build the HTTP server anew if anything of it changed; on the address of the start."""
+        settings = replace(settings, listen=self._listen)
+        token, problem = wiring.http_token(settings, self._ground.environ)
+        self._http_problems = [problem] if problem and settings.enabled else []
+        if (settings, token) == self._http_made_of and not problem:
+            return False
+        if self._http_made_of:
+            self._end(self._http, self._http_made_of[0].read_deadline + STOP_MARGIN)
+        self._http_made_of = (settings, token)
+        self._http = [] if problem or not settings.enabled else [self._http_worker(settings, token)]
+        return True
+
+    def _http_worker(self, settings: HttpSettings, token: Secret | None) -> Worker:
+        source = wiring.http(
             settings,
-            self._ground.environ,
+            token,
             the_door=lambda: self._parts.door,
             ids=lambda: wiring.stream_ids(self._parts.streams),
             status=lambda: self.status().document,
             on_bug=self._on_bug,
         )
-        return [self._worker("http", source.run, SOURCE_PATIENCE)] if source else []
+        return self._worker("http", source.run, SOURCE_PATIENCE)
 
     def _control_worker(self) -> Worker:
         commands: dict[str, Callable[[], Any]] = {

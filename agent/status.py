@@ -17,6 +17,10 @@ VOLATILE = (
     "volatile",
     "the state directory does not survive a reboot; set volatile = true if that is meant",
 )
+STORAGE = {
+    "disk_full": "the disk is full: nothing new is taken, what is stored still leaves",
+    "storage_slow": "a write has been taking long: the disk may be dying",
+}
 OUTLET_STATES = ("clock_blocks_tls", "login_page", "offline")
 
 
@@ -93,7 +97,7 @@ def _state(seen: Observation) -> tuple[str, str]:
     if not seen.running:
         return "stopped", "the daemon is not running; what it has is on the disk"
     if seen.storage:
-        return seen.storage, "the disk does not take events"
+        return seen.storage, STORAGE.get(seen.storage, "the disk does not take events")
     if seen.paused:
         return "paused", "delivery was paused by hand; ga4-agent resume starts it again"
     if seen.config_problems:

@@ -6,10 +6,12 @@ by step: it writes the name of what it touches before it touches it. If it dies 
 run knows the culprit and sets it aside.
 """
 
+import contextlib
 import json
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 
 from agent import atomic_file
 from agent.clock import Clock
+
+log = logging.getLogger(__name__)
 
 WINDOW = 600.0  # seconds in which deaths count together, and for which a run goes step by step
 DEATHS = 2  # the third death then happens step by step, so that it is the last one
@@ -50,12 +54,14 @@ class Runs:
         last = self._last()
         deaths = [*last.get("deaths", []), *([now] if last.get("running") else [])]
         self._deaths = [at for at in deaths if now - at < WINDOW * 1e6]
+        autopsy = Autopsy(len(self._deaths), self._culprits() if last.get("running") else ())
         self._write(running=True)
-        return Autopsy(len(self._deaths), self._culprits() if last.get("running") else ())
+        return autopsy
 
     def set_aside(self) -> None:
         """The culprits were dealt with."""
-        atomic_file.remove(self._touching_file)
+        with contextlib.suppress(OSError):
+            atomic_file.remove(self._touching_file)
 
     def end(self) -> None:
         """Note that the run ended as it should."""
@@ -71,7 +77,10 @@ class Runs:
 
     def _write(self, *, running: bool) -> None:
         run = {"boot_id": self._clock.boot_id, "running": running, "deaths": self._deaths}
-        atomic_file.write(self._run_file, json.dumps(run).encode())
+        try:
+            atomic_file.write(self._run_file, json.dumps(run).encode())
+        except OSError as error:
+            log.error("cannot note the run in the state directory: %s", error)
 
     def _culprits(self) -> tuple[str, ...]:
         try:
@@ -97,6 +106,7 @@ class Stepwise:
         # One step at a time in the whole process, so that there is one culprit: in these ten
         # minutes a publisher may wait for a request that is being sent.
         self._step = threading.Lock()
+        self._owner: int | None = None
 
     @property
     def active(self) -> bool:
@@ -110,13 +120,45 @@ class Stepwise:
             yield _untold
             return
         with self._step:
+            self._owner = threading.get_ident()
             # Not in a finally: an exception that ends the process leaves the name behind.
             yield self._touch
+            self._owner = None
+            self._forget()
+
+    def acquit(self) -> None:
+        """Another thread's bug ends the process: what this step is touching is innocent."""
+        if self._owner not in (None, threading.get_ident()):
+            self._forget()
+
+    def _touch(self, *names: str) -> None:
+        # On a disk that takes nothing the step goes on untold: it is better than standing still.
+        with contextlib.suppress(OSError):
+            atomic_file.write(self._file, "\n".join(names).encode())
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
             if self._file.exists():
                 atomic_file.remove(self._file)
 
-    def _touch(self, *names: str) -> None:
-        atomic_file.write(self._file, "\n".join(names).encode())
+
+class Condemned:
+    """Digests of messages that killed the process. Any thread may call any method."""
+
+    def __init__(self, digests: Iterable[str] = ()) -> None:
+        self._digests = frozenset(digests)
+        self._lock = threading.Lock()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._digests
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def forgive(self, digests: Iterable[str]) -> None:
+        """Each is set aside once: another message with the same content may be innocent."""
+        with self._lock:
+            self._digests = self._digests.difference(digests)
 
 
 def _untold(*_names: str) -> None:

@@ -1,9 +1,10 @@
 """Configuration to components: the only place that knows both."""
 
+import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from agent.intake.door import Door
 from agent.intake.http import Application, Guard, HttpSource
 from agent.intake.identity import Device, Identity
 from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
-from agent.queue.event_queue import EventQueue
+from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.secret import Secret, SecretError, find_secret
-from agent.stepwise import Stepwise
+from agent.stepwise import Condemned, Stepwise
 from agent.urequests import Client
+
+MQTT = "mqtt"  # where the topics that the broker knows of are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Ground:
     stepwise: Stepwise
     identity: Identity
     environ: Mapping[str, str]
-    crashed: Collection[str] = ()
+    condemned: Condemned
 
 
 def streams(config: Config, environ: Mapping[str, str]) -> tuple[dict[str, Stream], list[str]]:
@@ -89,7 +92,7 @@ def door(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Door:
         params=config.device.params,
         new_id=lambda: secrets.token_hex(8),
         stepwise=ground.stepwise,
-        crashed=ground.crashed,
+        condemned=ground.condemned,
     )
 
 
@@ -126,25 +129,9 @@ def mqtt(settings: MqttSettings, ground: Ground, the_door: Door) -> tuple[MqttSo
     password, problem = _secret(
         "mqtt_password", settings.password_file, "GA4_MQTT_PASSWORD", ground.environ
     )
-    tls = Tls(
-        ca_file=settings.ca_file,
-        certificate_file=settings.certificate_file,
-        key_file=settings.key_file,
-    )
-    broker = Broker(
-        host=settings.host,
-        port=settings.broker_port,
-        client_id=_or_auto(settings.client_id, ground.identity.mqtt_client_id),
-        username=settings.username,
-        password=password,
-        protocol=settings.protocol,
-        keepalive=settings.keepalive,
-        session_expiry=settings.session_expiry,
-        tls=tls if settings.tls else None,
-    )
     source = MqttSource(
         door=the_door,
-        broker=broker,
+        broker=_broker(settings, password, ground.identity),
         subscriptions=[
             Subscription(
                 topic=s.topic,
@@ -156,23 +143,56 @@ def mqtt(settings: MqttSettings, ground: Ground, the_door: Door) -> tuple[MqttSo
         ],
         reconnect_max=settings.reconnect_max,
         random=random.random,
+        known_topics=ground.queue.source_state(MQTT),
+        remember=lambda topics: _remember_topics(ground.queue, topics),
     )
     return source, [problem] if problem else []
 
 
+def _remember_topics(queue: EventQueue, topics: Sequence[str]) -> None:
+    """Keep the topics that the broker knows of. If the disk refuses, it is asked again later."""
+    gone = queue.source_state(MQTT).keys() - set(topics)
+    state = [SourceState(MQTT, topic, "") for topic in topics]
+    with contextlib.suppress(StorageError):
+        queue.put_many([], state=[*state, *(SourceState(MQTT, topic, None) for topic in gone)])
+
+
+def _broker(settings: MqttSettings, password: Secret | None, identity: Identity) -> Broker:
+    tls = Tls(
+        ca_file=settings.ca_file,
+        certificate_file=settings.certificate_file,
+        key_file=settings.key_file,
+    )
+    return Broker(
+        host=settings.host,
+        port=settings.broker_port,
+        client_id=_or_auto(settings.client_id, identity.mqtt_client_id),
+        username=settings.username,
+        password=password,
+        protocol=settings.protocol,
+        keepalive=settings.keepalive,
+        session_expiry=settings.session_expiry,
+        tls=tls if settings.tls else None,
+    )
+
+
+def http_token(
+    settings: HttpSettings, environ: Mapping[str, str]
+) -> tuple[Secret | None, str | None]:
+    """The token that HTTP asks for, if any, and what is wrong with it if it cannot be had."""
+    return _secret("http_token", settings.token_file, "GA4_HTTP_TOKEN", environ)
+
+
 def http(
     settings: HttpSettings,
-    environ: Mapping[str, str],
+    token: Secret | None,
     *,
     the_door: Callable[[], Door],
     ids: Callable[[], Mapping[str, str]],
     status: Callable[[], Mapping[str, Any]],
     on_bug: Callable[[BaseException], None],
-) -> tuple[HttpSource | None, list[str]]:
-    """The HTTP source; None without the token that its address asks for, and why."""
-    token, problem = _secret("http_token", settings.token_file, "GA4_HTTP_TOKEN", environ)
-    if problem:
-        return None, [problem]
+) -> HttpSource:
+    """The HTTP source."""
     guard = Guard(
         hosts=frozenset(settings.hosts),
         origins=frozenset(settings.origins),
@@ -180,7 +200,7 @@ def http(
         check_host=settings.unix_path is None,
     )
     application = Application(door=the_door, guard=guard, streams=ids, status=status, on_bug=on_bug)
-    source = HttpSource(
+    return HttpSource(
         application=application,
         address=settings.address,
         unix_path=settings.unix_path,
@@ -188,7 +208,6 @@ def http(
         max_body=settings.max_body,
         read_deadline=settings.read_deadline,
     )
-    return source, []
 
 
 def stream_ids(made: Mapping[str, Stream]) -> dict[str, str]:

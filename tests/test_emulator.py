@@ -339,6 +339,7 @@ def test_tls_is_spoken_where_a_context_is_given() -> None:
             emulator.fail(Fault("cut_before"))
             with pytest.raises(OSError):
                 ask(connection, "POST", TARGET, measurement("lost"))
+            connection.close()  # whether it broke while sending or while reading
             emulator.recover()
             assert ask(connection, "POST", TARGET, measurement("refill")).status == 204
     assert names(emulator) == ["vend", "refill"]

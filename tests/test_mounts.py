@@ -32,6 +32,12 @@ def test_what_lies_in_memory_or_on_an_overlay_in_memory_is_volatile(directory, v
     assert is_volatile(PurePosixPath(directory), TABLE) is volatile
 
 
+def test_an_overlay_whose_upper_directory_was_mounted_before_the_root_is_volatile():
+    """As raspi-config makes it: the tmpfs is left behind in the initramfs."""
+    table = "29 1 0:25 / / rw - overlay overlay rw,lowerdir=/lower,upperdir=/upper/data,workdir=/w"
+    assert is_volatile(PurePosixPath("/var/lib/ga4-agent"), table)
+
+
 def test_the_kernels_own_table_is_understood():
     assert not is_volatile(PurePosixPath("/proc"), MOUNTINFO.read_text())
     assert is_volatile(Path("/dev/shm"), MOUNTINFO.read_text())

@@ -271,7 +271,7 @@ class Shipper:
             outcome = triage(exchange.answer, outlet.stream)
         traffic = Traffic(1, exchange.sent, exchange.received)
         if not isinstance(outcome, Delivered):
-            self._record(partial(self._queue.note_traffic, traffic))
+            self._queue.note_traffic(traffic)
         return outcome, traffic
 
     def _beat(self) -> None:

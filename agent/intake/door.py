@@ -4,7 +4,7 @@ Three answers: accepted, refused with reasons, full. They are given after the co
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent import jsontext
@@ -25,7 +25,7 @@ from agent.intake.identity import Device
 from agent.intake.parse import Draft, Misfit, Parsed, Shape, parse
 from agent.jsontext import frozen
 from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageError
-from agent.stepwise import Stepwise
+from agent.stepwise import Condemned, Stepwise
 
 CRASHED = "crashed"  # where the digests of messages that killed the process are kept
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
@@ -101,12 +101,12 @@ class Door:
         params: Mapping[str, Json],
         new_id: Callable[[], str],
         stepwise: Stepwise,
-        crashed: Collection[str] = (),
+        condemned: Condemned,
     ) -> None:
         """Take the parts.
 
         ``streams``: the first is the default. ``params``: put on every event that has not its
-        own. ``crashed``: digests of messages that killed the process.
+        own. ``condemned``: what killed the process, to be set aside.
         """
         self._queue = queue
         self._clock = clock
@@ -116,7 +116,7 @@ class Door:
         self._params = params
         self._new_id = new_id
         self._stepwise = stepwise
-        self._crashed = frozenset(crashed)
+        self._condemned = condemned
 
     def admit(self, message: Message) -> Answer:
         """Take one message."""
@@ -155,12 +155,13 @@ class Door:
     def _put(self, messages: Sequence[Message], parts: Sequence[_Sorted]) -> None:
         items = [item for part in parts for item in part.items]
         state = [entry for message in messages for entry in message.state]
-        forgiven = self._crashed & {message.digest for message in messages} if self._crashed else ()
+        forgiven = (
+            [m.digest for m in messages if m.digest in self._condemned] if self._condemned else []
+        )
         state += [SourceState(CRASHED, digest, None) for digest in forgiven]
         if items or state:
             self._queue.put_many(items, state=state)
-        # Set aside once: another event with the same content may be innocent.
-        self._crashed = self._crashed.difference(forgiven)
+        self._condemned.forgive(forgiven)
 
     def _full(
         self, messages: Sequence[Message], parts: Sequence[_Sorted], reason: str
@@ -189,8 +190,8 @@ class Door:
         return [_answer(part)]
 
     def _sort(self, message: Message, stamp: Stamp) -> _Sorted:
-        if self._crashed and message.digest in self._crashed:
-            return self._condemned(message, stamp)
+        if self._condemned and message.digest in self._condemned:
+            return self._crash(message, stamp)
         try:
             parsed = parse(message.payload, message.shape)
             stream = self._stream(message)
@@ -253,7 +254,7 @@ class Door:
     def _set_aside(self, message: Message, payload: bytes, reason: str, stamp: Stamp) -> _Sorted:
         return _Sorted((RawMessage(message.source, reason, payload[:RAW_MAX], stamp),))
 
-    def _condemned(self, message: Message, stamp: Stamp) -> _Sorted:
+    def _crash(self, message: Message, stamp: Stamp) -> _Sorted:
         """The message that killed the process: kept for people, and refused if one can be told."""
         raw = self._set_aside(message, message.payload, "crashed", stamp)
         if not message.answerable:

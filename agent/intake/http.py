@@ -409,7 +409,7 @@ class HttpSource:
         server.accepting = False
         until = time.monotonic() + self._read_deadline
         while time.monotonic() < until and any(
-            channel.requests or channel.total_outbufs_len
+            channel.reading is not None or channel.requests or channel.total_outbufs_len
             for channel in list(server.active_channels.values())
         ):
             wasyncore.loop(timeout=0.1, use_poll=True, map=sockets, count=1)

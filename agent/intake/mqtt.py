@@ -11,12 +11,12 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage, topic_matches_sub
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -30,12 +30,15 @@ from agent.secret import Secret
 
 log = logging.getLogger(__name__)
 
+Phase = Literal["away", "dialling", "up", "closing"]
+
 QOS = 1
 BATCH_MESSAGES = 500
 BATCH_BYTES = 1024 * 1024
 TICK = 1.0  # seconds: how late a stop is noticed, and how often paho looks after its pings
 CONNECT_TIMEOUT = 10.0
 FIRST_WAIT = 1.0  # seconds before the first reconnect
+ASK_AGAIN = 30.0  # seconds between attempts to subscribe to what the broker denies
 FULL_WAIT = 2.0  # seconds between attempts while the queue is full
 
 
@@ -84,9 +87,15 @@ class MqttSource:
         subscriptions: Sequence[Subscription],
         reconnect_max: float,
         random: Callable[[], float],
+        known_topics: Collection[str] = (),
+        remember: Callable[[Sequence[str]], None] = lambda _topics: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``reconnect_max``: the longest wait between attempts, in seconds."""
+        """Take the parts.
+
+        ``reconnect_max``: the longest wait between attempts, in seconds. ``known_topics``: what
+        the broker's persistent session may still hold; ``remember`` keeps that for the next run.
+        """
         self._door = door
         self._broker = broker
         self._subscriptions = {s.topic: s for s in subscriptions}
@@ -95,6 +104,12 @@ class MqttSource:
         self._monotonic = monotonic
         self._arrived: list[MQTTMessage] = []
         self._refused: str | None = None
+        self._stale = [topic for topic in known_topics if topic not in self._subscriptions]
+        self._remember = remember
+        self._told = False  # whether the broker holds exactly our subscriptions
+        self._phase: Phase = "away"
+        self._denied: str | None = None
+        self._ask_again_at = 0.0
         self._attempts = 0
         self._retry_at = 0.0
         self.connected = threading.Event()
@@ -103,17 +118,20 @@ class MqttSource:
     def problem(self) -> str | None:
         """Why no messages come; None when they do."""
         if self.connected.is_set():
-            return None
+            return self._denied
         return self._refused or f"not yet connected to the broker {self._where()}"
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Take messages until ``stop``. Raises SourceUnavailable for bad certificate files."""
         client = self._client()
+        # Before the first subscription: what the session may come to hold must not be forgotten.
+        self._remember([*self._subscriptions, *self._stale])
         try:
             while not stop.is_set():
                 progress.beat()
                 self.take_once(client, stop)
         finally:
+            self._phase = "closing"
             self.connected.clear()
             client.disconnect()
             client.loop_write()
@@ -127,6 +145,7 @@ class MqttSource:
             self._read(client)
         if self._arrived:
             self._commit(client, stop)
+        self._look_after_topics(client)
         client.loop_misc()
 
     # -- the connection ---------------------------------------------------------------------
@@ -149,6 +168,7 @@ class MqttSource:
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         client.on_disconnect = self._on_disconnect
         return client
 
@@ -170,6 +190,7 @@ class MqttSource:
         if self._broker.protocol == "5":
             options = {"clean_start": False, "properties": self._session()}
         keepalive = int(self._broker.keepalive)
+        self._phase = "dialling"
         client.connect(self._broker.host, self._broker.port, keepalive, **options)
 
     def _session(self) -> Properties:
@@ -198,9 +219,13 @@ class MqttSource:
         self, client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
     ) -> None:
         if code.is_failure:
+            self._phase = "away"
             self._down(f"cannot log in to the broker {self._where()}: it said {code}")
             return
-        client.subscribe([(topic, QOS) for topic in self._subscriptions])
+        self._phase = "up"
+        self._subscribe(client)
+        if self._stale:
+            client.unsubscribe(self._stale)
         log.info("connected to the broker %s", self._where())
         self._refused = None
         self._attempts = 0
@@ -209,9 +234,17 @@ class MqttSource:
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _properties: Any
     ) -> None:
-        for topic, code in zip(self._subscriptions, codes, strict=False):
-            if code.is_failure:
-                self._down(f"cannot subscribe to {topic}: the broker said {code}")
+        answers = zip(self._subscriptions, codes, strict=False)
+        denied = [f"{topic} ({code})" for topic, code in answers if code.is_failure]
+        reason = f"cannot subscribe: the broker denies {', '.join(denied)}" if denied else None
+        if reason and reason != self._denied:
+            log.warning("%s; asking again every %.0f s", reason, ASK_AGAIN)
+        self._denied = reason
+
+    def _on_unsubscribe(
+        self, _client: Client, _data: Any, _mid: int, _codes: Any, _properties: Any
+    ) -> None:
+        self._stale = []
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._arrived.append(message)
@@ -219,8 +252,29 @@ class MqttSource:
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
     ) -> None:
-        if self.connected.is_set():
+        phase, self._phase = self._phase, "away"
+        if phase == "up":
             self._down(f"lost the broker {self._where()}: {code}")
+        elif phase == "dialling":
+            # TLS 1.3 says only after the handshake that the client's certificate is not welcome.
+            self._down(
+                f"cannot log in to the broker {self._where()}: it ended the connection ({code}); "
+                "check the certificate"
+            )
+
+    # -- topics -------------------------------------------------------------------------------
+
+    def _subscribe(self, client: Client) -> None:
+        self._ask_again_at = self._monotonic() + ASK_AGAIN
+        client.subscribe([(topic, QOS) for topic in self._subscriptions])
+
+    def _look_after_topics(self, client: Client) -> None:
+        """Ask again for what was denied; keep the list once the session holds nothing else."""
+        if self._denied and self._monotonic() >= self._ask_again_at:
+            self._subscribe(client)
+        if self.connected.is_set() and not self._stale and not self._told:
+            self._told = True
+            self._remember([*self._subscriptions])
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -298,16 +352,10 @@ class MqttSource:
 
 
 def _matches(filter_: str, topic: str) -> bool:
-    """Whether the filter fits the topic (MQTT 5, 4.7); a shared one without its prefix."""
+    """Whether the filter fits the topic; a shared one without its prefix."""
     if filter_.startswith("$share/"):
         filter_ = filter_.split("/", 2)[2]
-    wanted, levels = filter_.split("/"), topic.split("/")
-    for position, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if position >= len(levels) or level not in ("+", levels[position]):
-            return False
-    return len(wanted) == len(levels)
+    return topic_matches_sub(filter_, topic)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

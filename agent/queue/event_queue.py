@@ -5,6 +5,7 @@ agent. Leases live in memory: a crash sends again what was leased anyway, so a l
 write. Acknowledged rows are deleted. A dead letter has upstream's status 9.
 """
 
+import contextlib
 import hashlib
 import sqlite3
 import threading
@@ -34,8 +35,9 @@ LEASE_WINDOW = 1000  # rows looked at to fill a batch with one sender's events
 WAL_PAGES = 1000  # checkpoint at 1 MB
 WAL_LIMIT = 1024 * 1024  # bytes the WAL is cut back to
 RESERVE = WAL_LIMIT + WAL_LIMIT // 4 + BALLAST_SIZE  # of max_bytes: for the WAL and the ballast
+SLOW = 10.0  # seconds a commit may take before the disk is called slow
 FREE_PAGES = 1024  # pages the file keeps for what comes next: giving back costs writes
-GIVE_BACK = 64  # pages given back with an acknowledgement of 25 events, which frees fewer
+GIVE_BACK = 64  # pages given back with each acknowledgement: 25 usual events free about 25
 EMPTY = 32 * 1024  # bytes of the file without rows, roughly
 ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
 
@@ -118,7 +120,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._monotonic = monotonic
         self._max_bytes = max_bytes
         self._on_ready = on_ready
-        self.trouble = ""  # the state word of the last commit's failure; empty when it worked
+        self._trouble = ""  # the state word of the last commit's failure; empty when it worked
         self._ledger = Ledger()
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._leased: dict[int, tuple[str, int]] = {}
@@ -231,15 +233,15 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._forget_lease(ids)
 
     def note_traffic(self, traffic: Traffic) -> None:
-        """Count a request that moved no event. Raises StorageError."""
-        self._durably(lambda transaction: transaction.changes.update(_costs(traffic)))
+        """Count a request that moved no event; written with the next commit."""
+        self._ledger.note(_costs(traffic))
 
     def note_refused(self, reason: str, number: int = 1) -> None:
         """Count what was turned away at the door; written with the next commit."""
-        self._ledger.note_refused(reason, number)
+        self._ledger.note({f"refused.{reason}": number})
 
-    def write_refused(self) -> None:
-        """Commit the counts of ``note_refused`` that still wait. Raises StorageError."""
+    def write_noted(self) -> None:
+        """Commit the counts that still wait for a commit. Raises StorageError."""
         self._durably(lambda _transaction: None)
 
     def source_state(self, source: str) -> dict[str, str]:
@@ -266,6 +268,21 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         return self._ledger.books
 
     @property
+    def trouble(self) -> str:
+        """Why events are not taken, or only slowly, as a word for `status`; empty if they are."""
+        if self._ballast and self._ballast.spent:
+            return "disk_full"
+        return self._trouble or ("storage_slow" if self.committing_s() > SLOW else "")
+
+    def mend(self) -> None:
+        """After trouble: see whether the disk takes writes again."""
+        if not self.trouble or self.committing_s():
+            return
+        if self._ballast is None or self._ballast.fill():
+            with contextlib.suppress(StorageError):
+                self.write_noted()
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of the file that hold something; its free pages are not counted."""
         pages, free = self._read_one("PRAGMA page_count"), self._read_one("PRAGMA freelist_count")
@@ -280,8 +297,11 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def max_bytes(self, value: int) -> None:
         self._max_bytes = value
 
-    def oldest(self) -> Event | None:
-        """The event that has waited longest, leased ones included."""
+    def oldest(self, *, on_pick: Callable[[int], None] = lambda _id: None) -> Event | None:
+        """The event that has waited longest, leased ones included.
+
+        ``on_pick`` hears its row's id before its content is looked at.
+        """
         if not self.books.queued:
             return None
         sql = (
@@ -290,6 +310,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         )
         for row_id, data in self._read(sql, self._oldest_id):
             self._oldest_id = row_id  # below it are only dead letters, which may be many
+            on_pick(row_id)
             try:
                 item = serializer.loads(data)
             except DamagedRow:
@@ -381,9 +402,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             result = self._commits.run(work)
         except sqlite3.OperationalError as error:
             unusable = _unusable(error)
-            self.trouble = unusable.state if isinstance(unusable, StorageError) else ""
+            self._trouble = unusable.state if isinstance(unusable, StorageError) else ""
             raise unusable from error
-        self.trouble = ""
+        self._trouble = ""
         return result
 
     def _settle(self, work: Callable[[Transaction], None]) -> None:

@@ -87,12 +87,12 @@ class GroupCommit:
 
     def _commit(self, group: list[_Ticket[Any]]) -> None:
         self._since = self._monotonic()
-        refused = self._ledger.take_refused()
+        noted = self._ledger.take_noted()
         try:
             with self._lock:
-                changes = self._transact(group, refused)
+                changes = self._transact(group, noted)
         except BaseException as error:
-            self._ledger.keep_refused(refused)
+            self._ledger.note(noted)
             for ticket in group:
                 ticket.error = ticket.error or error
         else:
@@ -102,8 +102,8 @@ class GroupCommit:
             for ticket in group:
                 ticket.done = True
 
-    def _transact(self, group: list[_Ticket[Any]], refused: Counter[str]) -> Counter[str]:
-        transaction = Transaction(self._connection, Counter(refused))
+    def _transact(self, group: list[_Ticket[Any]], noted: Counter[str]) -> Counter[str]:
+        transaction = Transaction(self._connection, Counter(noted))
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for ticket in group:

@@ -1,7 +1,8 @@
 """The persistent counters: received = sent + queued + dead + what was dropped.
 
 They are written in the transaction that moves the rows, so that the books balance across
-crashes. Only ``refused`` may be rounded by a crash: it waits for the next commit.
+crashes. Only what moves no event may be rounded by a crash, because it waits for the next
+commit: ``refused``, and the traffic of requests that failed.
 """
 
 import sqlite3
@@ -37,7 +38,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._committed: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def read(self, connection: sqlite3.Connection) -> None:
@@ -45,21 +46,16 @@ class Ledger:
         with self._lock:
             self._committed = Counter(dict(connection.execute("SELECT counter, value FROM ledger")))
 
-    def note_refused(self, reason: str, number: int) -> None:
-        """Count what was turned away at the door; it is written with the next commit."""
+    def note(self, changes: Mapping[str, int]) -> None:
+        """Count what moves no event; it is written with the next commit."""
         with self._lock:
-            self._refused[f"refused.{reason}"] += number
+            self._waiting.update(changes)
 
-    def take_refused(self) -> Counter[str]:
-        """What waits to be written. Give it back with ``keep_refused`` if it was not."""
+    def take_noted(self) -> Counter[str]:
+        """What waits to be written. ``note`` it again if it was not."""
         with self._lock:
-            waiting, self._refused = self._refused, Counter()
+            waiting, self._waiting = self._waiting, Counter()
         return waiting
-
-    def keep_refused(self, waiting: Counter[str]) -> None:
-        """Take back what could not be written."""
-        with self._lock:
-            self._refused.update(waiting)
 
     @staticmethod
     def write(connection: sqlite3.Connection, changes: Counter[str]) -> None:
@@ -77,9 +73,9 @@ class Ledger:
 
     @property
     def books(self) -> Books:
-        """The counters now, with what was refused since the last commit."""
+        """The counters now, with what was noted since the last commit."""
         with self._lock:
-            return books_of(self._committed + self._refused)
+            return books_of(self._committed + self._waiting)
 
 
 def books_of(counters: Mapping[str, int]) -> Books:

@@ -65,10 +65,6 @@ class TestQueue(EventQueue):
         self._refuse()
         super().bury(*args, **kwargs)
 
-    def note_traffic(self, *args, **kwargs):
-        self._refuse()
-        super().note_traffic(*args, **kwargs)
-
     def _refuse(self):
         if self.refusing:
             raise StorageError("disk_full", "cannot write the queue: the disk is full")

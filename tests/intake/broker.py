@@ -89,7 +89,7 @@ class Mosquitto:
         return sum(line.startswith(text) for line in self._log.read_text().splitlines())
 
     def wait_said(self, text: str, times: int = 1) -> None:
-        until(lambda: self.said(text) >= times, f"{times} × {text!r} of mosquitto")
+        until(lambda: self.said(text) >= times, f"{text!r} of mosquitto, {times} times")
 
     def _listens(self) -> bool:
         with socket.socket() as sock:

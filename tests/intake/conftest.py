@@ -10,7 +10,7 @@ from agent.event import Stream
 from agent.intake.door import Door
 from agent.intake.identity import Device
 from agent.queue.event_queue import EventQueue
-from agent.stepwise import Stepwise
+from agent.stepwise import Condemned, Stepwise
 from tests.intake.broker import Mosquitto
 
 NOW = 1_800_000_000_000_000
@@ -54,6 +54,7 @@ def make_door(queue: EventQueue, tmp_path) -> Callable[..., Door]:
             "params": {},
             "new_id": lambda: f"made-{next(numbers)}",
             "stepwise": Stepwise(directory=tmp_path),
+            "condemned": Condemned(),
         }
         return Door(**defaults | parts)
 

@@ -256,9 +256,23 @@ def fill(queue: EventQueue, events: Callable[[int], list[Any]]) -> None:
                 queue.put_many(events(size))
 
 
+def _http(kind: type[HttpRig]) -> Callable[..., Rig]:
+    """These need no broker."""
+
+    def make(*, broker: object, **parts: Any) -> Rig:
+        return kind(**parts)
+
+    return make
+
+
+def _mqtt(kind: type[MqttRig]) -> Callable[..., Rig]:
+    """``broker`` is called only here, so that other rigs run where there is no mosquitto."""
+    return lambda *, broker, **parts: kind(broker=broker(), **parts)
+
+
 RIGS: dict[str, Callable[..., Rig]] = {
-    "http": lambda *, broker, **parts: HttpRig(**parts),
-    "unix": lambda *, broker, **parts: UnixRig(**parts),
-    "mqtt 3.1.1": lambda *, broker, **parts: Mqtt311Rig(broker=broker(), **parts),
-    "mqtt 5": lambda *, broker, **parts: MqttRig(broker=broker(), **parts),
+    "http": _http(HttpRig),
+    "unix": _http(UnixRig),
+    "mqtt 3.1.1": _mqtt(Mqtt311Rig),
+    "mqtt 5": _mqtt(MqttRig),
 }

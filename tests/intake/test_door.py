@@ -17,7 +17,7 @@ from agent.intake.identity import Device
 from agent.intake.parse import Shape
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
-from agent.stepwise import DEATHS, TOUCHING_FILE, Stepwise
+from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
 from tests.intake.rigs import fill
 from tests.intake.stored import events, letters, until
 
@@ -408,7 +408,7 @@ def test_the_state_of_a_message_that_was_refused_is_committed_too(door, queue):
 @pytest.mark.parametrize("made", [say, throw])
 def test_a_message_that_killed_the_process_is_set_aside_unread(make_door, queue, tmp_path, made):
     killer = made({"name": "killer"})
-    door = make_door(crashed=[killer.digest])
+    door = make_door(condemned=Condemned([killer.digest]))
     answers = door.admit_many([killer, say(TAP)])
     assert [type(answer) for answer in answers] == [
         Refused if killer.answerable else Accepted,
@@ -426,7 +426,7 @@ def test_a_message_is_set_aside_once_for_another_with_its_content_may_be_innocen
 ):
     killer = throw(TAP)
     queue.put_many([], state=[SourceState(CRASHED, killer.digest, "")])
-    door = make_door(crashed=queue.source_state(CRASHED))
+    door = make_door(condemned=Condemned(queue.source_state(CRASHED)))
     door.admit(killer)
     assert events(tmp_path) == []
     assert queue.source_state(CRASHED) == {}
@@ -437,7 +437,7 @@ def test_a_message_is_set_aside_once_for_another_with_its_content_may_be_innocen
 def test_a_message_that_could_not_be_set_aside_is_so_at_the_next_attempt(make_door, full_queue):
     killer = throw(b"?" * RAW_MAX)
     full_queue.put_many([], state=[SourceState(CRASHED, killer.digest, "")])
-    door = make_door(queue=full_queue, crashed=[killer.digest])
+    door = make_door(queue=full_queue, condemned=Condemned([killer.digest]))
     assert isinstance(door.admit(killer), Full)
     assert full_queue.source_state(CRASHED) == {killer.digest: ""}
     full_queue.ack_many([row.id for row in full_queue.lease("main", limit=5)])
@@ -574,6 +574,7 @@ def test_the_books_balance_whatever_comes_in(batches, step_by_step):
             params={},
             new_id=iter(map(str, range(10**6))).__next__,
             stepwise=Stepwise(directory=directory, deaths=DEATHS if step_by_step else 0),
+            condemned=Condemned(),
         )
         answers = []
         for batch in batches:
@@ -583,7 +584,7 @@ def test_the_books_balance_whatever_comes_in(batches, step_by_step):
             check_books(queue, directory, [answer for _, answer in answers])
         for message, answer in answers:
             assert message.answerable or not isinstance(answer, Refused)
-            assert isinstance(answer, Full) or isinstance(answer, Accepted) or answer.reasons
+            assert isinstance(answer, Full | Accepted) or answer.reasons
         queue.close()
 
 

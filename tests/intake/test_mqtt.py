@@ -8,12 +8,13 @@ import ssl
 import subprocess
 import threading
 import uuid
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
-from paho.mqtt import MQTTException, publish
 from paho.mqtt.client import topic_matches_sub
 
 from agent.event import Priority
@@ -54,7 +55,7 @@ class Agent:
         self.mosquitto = broker
         self._door = door
         self._port = port
-        self._options = {"keepalive": 60.0} | options
+        self._options = options
         self.subscriptions = subscriptions or [Subscription(topic=self.topic)]
         self._runner = None
 
@@ -91,14 +92,12 @@ class Agent:
             runner.stop(wake)
 
     def close(self):
-        """Stop it; a message spares the wait until it looks up by itself."""
-        self.stop(self._poke)
+        """Stop it; where anybody may publish, a message spares the wait until it looks up."""
+        self.stop(lambda: None if self._options.keys() & {"tls", "username"} else self._poke())
 
     def _poke(self):
-        if "tls" in self._options:
-            return  # a plain publisher cannot get in, and would try for ever
-        with contextlib.suppress(OSError, MQTTException):
-            publish.single(self.topic, b"?", port=self.mosquitto.port, hostname="127.0.0.1")
+        with contextlib.suppress(OSError), Publisher(self._port) as publisher:
+            publisher.publish(self.topic, b"?", qos=0)
 
 
 @pytest.fixture
@@ -120,6 +119,20 @@ def make_agent(door):
 def publisher(broker):
     with Publisher(broker.port) as publisher:
         yield publisher
+
+
+class Site(NamedTuple):
+    """What a test of acknowledgements looks at: the broker, who publishes, the queue's file."""
+
+    broker: Mosquitto
+    publisher: Publisher
+    queue: EventQueue
+    directory: Path
+
+
+@pytest.fixture
+def site(broker, publisher, queue, tmp_path):
+    return Site(broker, publisher, queue, tmp_path)
 
 
 @pytest.fixture
@@ -373,23 +386,22 @@ def test_a_broker_without_tls_is_told_as_the_reason(make_agent, broker, certific
 
 
 @pytest.mark.parametrize("broken", ["ca_file", "certificate_file", "key_file"])
-@pytest.mark.parametrize("content", [None, "no certificate"])
 def test_bad_certificate_files_make_the_source_unavailable_and_are_named(
-    make_agent, strict, certificates, tmp_path, broken, content
+    make_agent, strict, certificates, tmp_path, broken
 ):
     files = {
         "ca_file": certificates.authority,
         "certificate_file": certificates.client,
         "key_file": certificates.client_key,
     }
-    bad = tmp_path / f"{broken}.pem"
-    if content is not None:
-        bad.write_text(content)
-    source = make_agent(strict, tls=Tls(**files | {broken: bad})).make_source()
-    with pytest.raises(SourceUnavailable) as caught:
-        source.run(threading.Event(), Progress(name="mqtt", patience=60))
-    assert str(caught.value).startswith("cannot use the certificates for MQTT (")
-    assert str(bad) in str(caught.value)
+    missing, bad = tmp_path / "missing.pem", tmp_path / "bad.pem"
+    bad.write_text("no certificate")
+    for path in (missing, bad):
+        source = make_agent(strict, tls=Tls(**files | {broken: path})).make_source()
+        with pytest.raises(SourceUnavailable) as caught:
+            source.run(threading.Event(), Progress(name="mqtt", patience=60))
+        assert str(caught.value).startswith("cannot use the certificates for MQTT (")
+        assert str(path) in str(caught.value)
 
 
 def test_certificate_files_that_are_mended_let_the_source_start(
@@ -412,41 +424,40 @@ def test_certificate_files_that_are_mended_let_the_source_start(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nothing_is_acknowledged_before_it_is_on_the_disk(
-    make_agent, make_relay, broker, publisher, queue, tmp_path, protocol
-):
+def test_nothing_is_acknowledged_before_it_is_on_the_disk(make_agent, make_relay, site, protocol):
     seen = []
     relay = make_relay(
-        broker.port, on_puback=lambda: seen.append(read_snapshot(tmp_path).books.received)
+        site.broker.port,
+        on_puback=lambda: seen.append(read_snapshot(site.directory).books.received),
     )
-    agent = make_agent(broker, port=relay.port, protocol=protocol)
+    agent = make_agent(site.broker, port=relay.port, protocol=protocol)
     agent.join()
-    with queue.tran_lock:
-        publisher.publish(agent.topic, numbered(1))
-        until(lambda: queue.committing_s() > 0.2, "a commit that takes long")
-        assert broker.said(f"Sending PUBLISH to {agent.client_id}") == 1
-        assert broker.said(f"Received PUBACK from {agent.client_id}") == 0
+    with site.queue.tran_lock:
+        site.publisher.publish(agent.topic, numbered(1))
+        until(lambda: site.queue.committing_s() > 0.2, "a commit that takes long")
+        assert site.broker.said(f"Sending PUBLISH to {agent.client_id}") == 1
+        assert site.broker.said(f"Received PUBACK from {agent.client_id}") == 0
         assert seen == []
-    broker.wait_said(f"Received PUBACK from {agent.client_id}")
+    site.broker.wait_said(f"Received PUBACK from {agent.client_id}")
     assert seen == [1]
 
 
-def test_what_was_not_acknowledged_before_the_connection_broke_comes_again(
-    make_agent, make_relay, broker, publisher, queue, tmp_path
+def test_a_connection_that_breaks_before_the_acknowledgement_loses_nothing(
+    make_agent, make_relay, site
 ):
-    relay = make_relay(broker.port)
-    agent = make_agent(broker, port=relay.port)
+    relay = make_relay(site.broker.port)
+    agent = make_agent(site.broker, port=relay.port)
     agent.join()
-    with queue.tran_lock:
-        publisher.publish(agent.topic, numbered(1))
-        until(queue.committing_s, "the commit")
+    with site.queue.tran_lock:
+        site.publisher.publish(agent.topic, numbered(1))
+        until(site.queue.committing_s, "the commit")
         relay.cut()
     until(lambda: agent.subscribed == 2, "the second connection")
-    publisher.publish(agent.topic, numbered(2))
-    until(lambda: "e2" in found(tmp_path), "the next message")
-    assert found(tmp_path).count("e1") in (1, 2)
-    assert found(tmp_path).count("e2") == 1
-    assert queue.books.balanced
+    site.publisher.publish(agent.topic, numbered(2))
+    until(lambda: "e2" in found(site.directory), "the next message")
+    assert found(site.directory).count("e1") in (1, 2)
+    assert found(site.directory).count("e2") == 1
+    assert site.queue.books.balanced
 
 
 def test_a_burst_shares_commits(make_agent, broker, publisher, queue, tmp_path):
@@ -475,14 +486,14 @@ def full_queue(tmp_path, make_event):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_while_the_queue_is_full_no_more_than_a_batch_is_held_in_memory(
-    make_agent, make_door, full_queue, broker, publisher, protocol
+    make_agent, make_door, full_queue, site, protocol
 ):
     """The broker holds the rest: it has a disk and a limit of its own."""
-    agent = make_agent(broker, door=make_door(queue=full_queue), protocol=protocol)
+    agent = make_agent(site.broker, door=make_door(queue=full_queue), protocol=protocol)
     agent.join()
     agent.stop()
     size, before = 100_000, full_queue.books
-    publisher.publish(agent.topic, *[b"x" * size for _ in range(60)])
+    site.publisher.publish(agent.topic, *[b"x" * size for _ in range(60)])
     with driven(agent.make_source()) as (source, turn):
         until(lambda: turn() or source._arrived, "the first messages")
         for _ in range(100):
@@ -537,18 +548,16 @@ def test_messages_of_every_qos_arrive_once_and_in_order(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_retained_messages_are_counted_and_let_go(
-    make_agent, broker, publisher, queue, tmp_path, protocol
-):
-    agent = make_agent(broker, protocol=protocol)
-    publisher.publish(agent.topic, numbered("old"), retain=True)
+def test_retained_messages_are_counted_and_let_go(make_agent, site, protocol):
+    agent = make_agent(site.broker, protocol=protocol)
+    site.publisher.publish(agent.topic, numbered("old"), retain=True)
     agent.join()
-    until(lambda: queue.books.refused == {"retained": 1}, "the count")
-    broker.wait_said(f"Received PUBACK from {agent.client_id}")
-    publisher.publish(agent.topic, numbered("new"), retain=True)
-    until(lambda: found(tmp_path), "the message that came while it was there")
-    assert found(tmp_path) == ["enew"]
-    assert queue.books.refused == {"retained": 1}
+    until(lambda: site.queue.books.refused == {"retained": 1}, "the count")
+    site.broker.wait_said(f"Received PUBACK from {agent.client_id}")
+    site.publisher.publish(agent.topic, numbered("new"), retain=True)
+    until(lambda: found(site.directory), "the message that came while it was there")
+    assert found(site.directory) == ["enew"]
+    assert site.queue.books.refused == {"retained": 1}
 
 
 def test_retained_messages_are_taken_where_that_is_configured(

@@ -324,7 +324,7 @@ def test_refused_counts_are_written_with_the_next_commit(tmp_path, make_event):
     queue.put_many([make_event()])
     assert read_snapshot(tmp_path).books.refused == {"malformed": 2}
     queue.note_refused("malformed")
-    queue.write_refused()
+    queue.write_noted()
     assert read_snapshot(tmp_path).books.refused == {"malformed": 3}
     queue.close()
 

@@ -2,11 +2,23 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
+from agent.bell import Bell
+from agent.clock import Clock
+from agent.delivery.backoff import Backoff
+from agent.delivery.outlet import Outlet
+from agent.delivery.shipper import Shipper
+from agent.delivery.transport import Transport
+from agent.emulator import Emulator, Fault
+from agent.event import Stream
 from agent.queue.ballast import Ballast
 from agent.queue.event_queue import EventQueue, StorageError
+from agent.secret import Secret
+from agent.stepwise import Stepwise
+from agent.urequests import Client
 
 
 @pytest.fixture
@@ -55,9 +67,43 @@ def test_everything_stored_drains_from_a_full_disk_and_then_it_takes_events_agai
         drained += len(leased)
     assert drained == stored
     assert queue.books.balanced
+    assert queue.trouble == "disk_full"  # the ballast is gone, so nothing is taken
     (small_disk / "somebody-elses-file").unlink()
-    queue.put_many([make_event()])
+    queue.mend()
     assert queue.trouble == ""
+    queue.put_many([make_event()])
+    queue.close()
+
+
+def test_an_outage_that_fills_the_disk_drains_when_it_is_over(small_disk, make_event):
+    queue = full_queue(small_disk, make_event)
+    stored = queue.books.queued
+    with Emulator() as emulator:
+        outlet = Outlet(
+            stream=Stream(
+                name="main", endpoint=emulator.url, measurement_id="G-1", secret=Secret("s")
+            ),
+            backoff=Backoff(random=lambda: 0.0),
+            connections=1,
+            monotonic=time.monotonic,
+        )
+        shipper = Shipper(
+            queue=queue,
+            outlets=[outlet],
+            transport=Transport(client=Client),
+            clock=Clock(),
+            bell=Bell(),
+            stepwise=Stepwise(directory=small_disk),
+            max_delay=0.0,
+        )
+        emulator.fail(Fault("status", status=503))
+        shipper.ship_once()
+        assert shipper.ship_once() > 0
+        emulator.recover()
+        shipper.flush()
+        while shipper.ship_once() == 0:
+            pass
+        assert len(emulator.events()) == queue.books.sent == stored
     queue.close()
 
 
