@@ -102,7 +102,7 @@ class Story:
             f"ledger: received {ledger['received']} = sent {ledger['sent']} + queued "
             f"{ledger['queued']} + dead {ledger['dead']} + dropped {dropped}"
         )
-        right = not missing and ledger["balanced"] and ledger["sent"] >= len(arrived)
+        right = not missing and ledger["balanced"] and ledger["sent"] == arrived.total()
         self._line("the books balance" if right and status == 0 else "THE BOOKS DO NOT BALANCE")
         return bool(right) and status == 0
 

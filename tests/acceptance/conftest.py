@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent.emulator import Emulator
-from tests.acceptance.broker import Mosquitto
-from tests.acceptance.daemon import Daemon, Setup, free_port
+from tests.acceptance.daemon import Daemon, Setup
+from tests.mosquitto import Mosquitto
+from tests.waiting import free_port
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(directory=tmp_path / "broker")
+    broker = Mosquitto(tmp_path / "broker")
     broker.start()
     yield broker
     broker.kill()

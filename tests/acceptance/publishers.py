@@ -12,7 +12,7 @@ from typing import Any, Self
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.acceptance.daemon import LOOK, PATIENCE
+from tests.waiting import LOOK, PATIENCE
 
 Ids = set[int]
 

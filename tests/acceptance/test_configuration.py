@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from agent.emulator import Emulator
-from tests.acceptance.daemon import free_port
 from tests.acceptance.publishers import hand_in, ids_of, mqtt_program
+from tests.waiting import free_port
 
 BROKEN = 'state_directory = "{state}"\n[stream.main]\nmeasurement_id = "UA-1"\n[htpp]\n'
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.acceptance.daemon import until
 from tests.acceptance.publishers import HttpPrograms
+from tests.waiting import until
 
 POSTS = 500
 FSYNC = 5000  # microseconds that each is made to take, as on a good SD card

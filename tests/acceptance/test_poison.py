@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from tests.acceptance.daemon import ROOT, until
+from tests.acceptance.daemon import ROOT
 from tests.acceptance.publishers import event, ids_of, mqtt_program, post
 from tests.acceptance.test_faults import dead_letters
+from tests.waiting import until
 
 SICK_AGENT = str(ROOT / "tests" / "acceptance" / "sick_agent.py")
 

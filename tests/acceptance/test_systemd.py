@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.emulator import Fault
-from tests.acceptance.daemon import until
 from tests.acceptance.publishers import hand_in
+from tests.waiting import until
 
 
 class NotifySocket:

@@ -11,7 +11,7 @@ from agent.intake.door import Door
 from agent.intake.identity import Device
 from agent.queue.event_queue import EventQueue
 from agent.stepwise import Condemned, Stepwise
-from tests.intake.broker import Mosquitto
+from tests.mosquitto import Mosquitto
 
 NOW = 1_800_000_000_000_000
 ENDPOINT = "https://www.google-analytics.com"

@@ -21,9 +21,10 @@ from agent.intake.source import Source
 from agent.queue.event_queue import EventQueue, QueueFull
 from agent.queue.reader import read_snapshot
 from agent.worker import Worker
-from tests.intake.broker import Mosquitto, Publisher
+from tests.intake.publisher import Publisher
 from tests.intake.relay import Relay
-from tests.intake.stored import PATIENCE, until
+from tests.mosquitto import Mosquitto
+from tests.waiting import PATIENCE, until
 
 STREAM_IDS = {"G-MAIN": "main", "G-SECOND": "second"}
 Told = Literal["accepted", "refused", "full", "lost"]

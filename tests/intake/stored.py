@@ -1,25 +1,12 @@
 """What lies in a queue's file, and waiting for something to come true."""
 
 import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from agent.event import Event, RawMessage
 from agent.queue import serializer
 from agent.queue.event_queue import FILE_NAME
 from agent.queue.reader import TABLE
-
-PATIENCE = 20.0  # seconds: only a failing test waits that long
-LOOK = 0.005  # seconds between looks
-
-
-def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait until the condition holds; fail with what was waited for."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain for {what}"
-        time.sleep(LOOK)
 
 
 def stored(directory: Path) -> list[Event | RawMessage]:

@@ -19,7 +19,8 @@ from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
 from tests.intake.rigs import fill
-from tests.intake.stored import events, letters, until
+from tests.intake.stored import events, letters
+from tests.waiting import until
 
 TAP = {"name": "tap"}
 

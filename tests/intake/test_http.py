@@ -21,7 +21,8 @@ from agent.progress import Progress
 from agent.queue.event_queue import FILE_NAME, EventQueue
 from agent.secret import Secret
 from tests.intake.rigs import Runner, UnixConnection, fill, make_source
-from tests.intake.stored import PATIENCE, events, until
+from tests.intake.stored import events
+from tests.waiting import PATIENCE, until
 
 SECRET = "s3cr3t-7731"
 TAP = b'{"name":"tap"}'
@@ -641,32 +642,23 @@ def post_fifty(port, letter):
             assert answer(connection).status == 202
 
 
-def test_a_stop_answers_what_has_come_in(serve, queue, tmp_path):
-    server = serve()
+def test_a_stop_answers_what_has_come_in_even_what_waits_for_a_thread(serve, queue, tmp_path):
+    server = serve(threads=1)
     statuses = []
-    asking = threading.Thread(target=lambda: statuses.append(server.post("/events").status))
+    asking = [
+        threading.Thread(target=lambda: statuses.append(server.post("/events").status))
+        for _ in range(3)
+    ]
     with queue.tran_lock:
-        asking.start()
-        until(queue.committing_s, "the commit")
+        for thread in asking:
+            thread.start()
+        until(lambda: queue.committing_s() > 0.5, "the first one's commit, the others in line")
         server._runner.worker.stop()
-        # The request is being committed; the server waits for it rather than hang up.
-        until(lambda: queue.committing_s() > 1, "the stop being noticed")
-    asking.join()
-    assert statuses == [202]
-    assert len(events(tmp_path)) == 1
-
-
-def test_a_request_that_is_coming_in_at_the_stop_is_finished(serve, tmp_path):
-    server = serve()
-    head = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    with server.say(head % len(TAP) + TAP[:5]) as sock:
-        until(lambda: server.ask("GET", "/healthz").status == 200, "the half to have come in")
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        sock.sendall(TAP[5:])
-        assert sock.recv(100).startswith(b"HTTP/1.1 202")
-        stopping.join()
-    assert len(events(tmp_path)) == 1
+        until(lambda: queue.committing_s() > 1.2, "the stop being noticed")
+    for thread in asking:
+        thread.join()
+    assert statuses == [202] * 3
+    assert len(events(tmp_path)) == 3
 
 
 def test_connections_in_keep_alive_do_not_hold_up_a_stop(serve):

@@ -32,10 +32,12 @@ from agent.progress import Progress
 from agent.queue.event_queue import EventQueue
 from agent.queue.reader import read_snapshot
 from agent.secret import Secret
-from tests.intake.broker import Mosquitto, Publisher, free_port, program
+from tests.intake.publisher import Publisher
 from tests.intake.relay import Relay
 from tests.intake.rigs import Runner, fill
-from tests.intake.stored import events, letters, until
+from tests.intake.stored import events, letters
+from tests.mosquitto import Mosquitto, program
+from tests.waiting import free_port, until
 
 PROTOCOLS = ["3.1.1", "5"]
 TAP = b'{"name":"tap"}'

@@ -7,9 +7,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.intake.mqtt import ASK_AGAIN, Broker, MqttSource, Subscription
-from tests.intake.broker import Mosquitto, Publisher
+from tests.intake.publisher import Publisher
 from tests.intake.rigs import Runner
-from tests.intake.stored import events, until
+from tests.intake.stored import events
+from tests.mosquitto import Mosquitto
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from agent.event import Priority
 from agent.queue.event_queue import EventQueue
 from agent.queue.reader import read_snapshot
 from tests.intake.rigs import RIGS, fill
-from tests.intake.stored import events, until
+from tests.intake.stored import events
+from tests.waiting import until
 
 MALFORMED = 60  # generated payloads for each source, beside the named ones
 WRONG = {

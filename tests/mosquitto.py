@@ -1,19 +1,16 @@
-"""A real mosquitto in a process of its own, and a program that publishes to it."""
+"""A real mosquitto in a process of its own, with a store that survives its restart."""
 
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import pytest
-from paho.mqtt.client import Client, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.intake.stored import PATIENCE, until
+from tests.waiting import PATIENCE, free_port, until
 
 PLACES = "/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin"
 CONFIG = """\
@@ -35,12 +32,6 @@ def program(name: str) -> str:
         tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         tell(f"found no {name}: apt install mosquitto")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Mosquitto:
@@ -75,7 +66,7 @@ class Mosquitto:
     def start(self) -> None:
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(self._command, stdout=output, stderr=output)
-        until(self._listens, f"mosquitto:\n{self._log.read_text()}")
+        until(self._listens, lambda: f"mosquitto:\n{self._log.read_text()}")
 
     def stop(self) -> None:
         """End it as systemd does; it saves its store."""
@@ -83,6 +74,23 @@ class Mosquitto:
             self._process.terminate()
             self._process.wait(PATIENCE)
             self._process = None
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wait_subscribed(self, topic: str) -> None:
+        """Wait until the agent subscribed to the topic: what came before is not for it."""
+        until(
+            lambda: any(
+                line.startswith("ga4-agent-") and line.endswith(f" 1 {topic}")
+                for line in self._log.read_text().splitlines()
+            ),
+            lambda: f"a subscription to {topic}:\n{self._log.read_text()}",
+        )
 
     def said(self, text: str) -> int:
         """How often it logged a line that begins so."""
@@ -94,47 +102,3 @@ class Mosquitto:
     def _listens(self) -> bool:
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-class Publisher:
-    """A program on the device. What ``publish`` returned from, the broker has."""
-
-    def __init__(
-        self,
-        port: int,
-        *,
-        login: tuple[str, str] | None = None,
-        context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._client = Client(CallbackAPIVersion.VERSION2)
-        if login is not None:
-            self._client.username_pw_set(*login)
-        if context is not None:
-            self._client.tls_set_context(context)
-        self._client.connect("127.0.0.1", port)
-        self._client.loop_start()
-
-    def publish(self, topic: str, *payloads: bytes, **options: Any) -> None:
-        """Hand in messages; QoS 1 unless told."""
-        options = {"qos": 1} | options
-        infos: list[MQTTMessageInfo] = [
-            self._client.publish(topic, payload, **options) for payload in payloads
-        ]
-        for info in infos:
-            info.wait_for_publish(PATIENCE)
-            assert info.is_published()
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
