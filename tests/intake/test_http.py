@@ -300,11 +300,17 @@ def test_without_a_host_nobody_may_speak(server):
         assert sock.makefile("rb").readline().split()[1] == b"403"
 
 
+def listens(path):
+    """It exists from its bind on, but takes connections only after its listen."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 def test_on_a_unix_socket_the_host_does_not_matter(door, tmp_path):
     path = tmp_path / "agent.sock"
     bugs = []
     runner = Runner(make_source(door, bugs.append, unix_path=path, guard=Guard(check_host=False)))
-    until(path.exists, "the socket")
+    until(lambda: listens(path), "the socket")
     with contextlib.closing(UnixConnection(path)) as connection:
         connection.request("POST", "/events", TAP, {"Host": "any.example"})
         assert answer(connection).status == 202
