@@ -667,6 +667,19 @@ def test_a_stop_answers_what_has_come_in_even_what_waits_for_a_thread(serve, que
     assert len(events(tmp_path)) == 3
 
 
+def test_a_request_that_is_coming_in_at_the_stop_is_finished(serve, tmp_path):
+    server = serve()
+    head = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with server.say(head % len(TAP) + TAP[:5]) as sock:
+        until(lambda: server.ask("GET", "/healthz").status == 200, "the half to have come in")
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        sock.sendall(TAP[5:])
+        assert sock.recv(100).startswith(b"HTTP/1.1 202")
+        stopping.join()
+    assert len(events(tmp_path)) == 1
+
+
 def test_connections_in_keep_alive_do_not_hold_up_a_stop(serve):
     server = serve()
     with contextlib.ExitStack() as stack:
