@@ -36,6 +36,7 @@ QOS = 1
 BATCH_MESSAGES = 500
 BATCH_BYTES = 1024 * 1024
 TICK = 1.0  # seconds: how late a stop is noticed, and how often paho looks after its pings
+GATHER = 0.002  # seconds without a message that end a batch: brokers send a window bit by bit
 CONNECT_TIMEOUT = 10.0
 FIRST_WAIT = 1.0  # seconds before the first reconnect
 ASK_AGAIN = 30.0  # seconds between attempts to subscribe to what the broker denies
@@ -292,11 +293,19 @@ class MqttSource:
         while client.socket() is not None and len(self._arrived) < BATCH_MESSAGES:
             before = len(self._arrived)
             client.loop_read()
-            if len(self._arrived) == before:
+            if len(self._arrived) > before:
+                size += len(self._arrived[-1].payload)
+            elif self._quiet(client):
                 return
-            size += len(self._arrived[-1].payload)
             if size >= BATCH_BYTES:
                 return
+
+    def _quiet(self, client: Client) -> bool:
+        """Whether nothing more comes for a moment: what does shares the commit."""
+        sock: Any = client.socket()
+        if sock is None:
+            return True
+        return not self._pending(sock) and not select.select([sock], [], [], GATHER)[0]
 
     @staticmethod
     def _pending(sock: Any) -> bool:
