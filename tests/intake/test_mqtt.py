@@ -473,7 +473,8 @@ def test_a_burst_shares_commits(make_agent, broker, publisher, queue, tmp_path):
     until(lambda: queue.books.received >= 1000, "1,000 messages")
     queue._putter.set_trace_callback(None)
     assert found(tmp_path) == [f"e{i}" for i in range(1000)]
-    assert 1 <= statements.count("COMMIT") <= 100
+    # How many depends on how the broker hands out its window; one for each is what must not be.
+    assert 1 <= statements.count("COMMIT") <= 250
 
 
 @pytest.fixture
