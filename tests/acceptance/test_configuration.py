@@ -88,7 +88,8 @@ def test_a_taken_port_degrades_http_alone_until_it_is_free(
     with socket.create_server(("127.0.0.1", mqtt_setup.http_port)):
         daemon = make_daemon(mqtt_setup)
         daemon.spawn()
-        status = daemon.wait(lambda status: status["state"] == "degraded")
+        status = daemon.wait(lambda status: status["sources"]["http"]["problem"])
+        assert status["state"] == "degraded"
         assert "cannot listen on 127.0.0.1:" in status["sources"]["http"]["problem"]
         broker.wait_subscribed("kiosk/events")
         with mqtt_program(broker.port) as program:
@@ -97,8 +98,8 @@ def test_a_taken_port_degrades_http_alone_until_it_is_free(
     daemon.wait(lambda _: daemon.listens(), timeout=35)
     hand_in(mqtt_setup.http_port, [2])
     assert emulator.wait_for(lambda: ids_of(emulator.events()) == [1, 2], 10)
-    status = daemon.wait(lambda status: status["queue"]["events"] == 0)
-    assert (status["state"], status["sources"]["http"]["problem"]) == ("ok", None)
+    status = daemon.wait(lambda status: status["state"] == "ok")
+    assert status["sources"]["http"]["problem"] is None
 
 
 def test_a_bad_ca_file_degrades_mqtt_alone(make_daemon, setup, emulator, tmp_path):
@@ -107,8 +108,8 @@ def test_a_bad_ca_file_degrades_mqtt_alone(make_daemon, setup, emulator, tmp_pat
     tls = f'tls = true\nca_file = "{ca_file}"'
     daemon = make_daemon(replace(setup, mqtt_port=free_port(), mqtt=tls))
     daemon.start()
-    status = daemon.wait(lambda status: status["state"] == "degraded")
-    assert str(ca_file) in status["sources"]["mqtt"]["problem"]
+    status = daemon.wait(lambda status: str(ca_file) in str(status["sources"]["mqtt"]["problem"]))
+    assert status["state"] == "degraded"
     hand_in(setup.http_port, [1])
     assert emulator.wait_for(lambda: ids_of(emulator.events()) == [1], 10)
 
@@ -116,8 +117,11 @@ def test_a_bad_ca_file_degrades_mqtt_alone(make_daemon, setup, emulator, tmp_pat
 def test_a_broker_that_is_not_there_degrades_mqtt_alone(make_daemon, setup, emulator):
     daemon = make_daemon(replace(setup, mqtt_port=free_port()))
     daemon.start()
-    status = daemon.wait(lambda status: status["state"] == "degraded")
-    assert status["sources"]["mqtt"]["problem"].startswith("cannot reach the broker 127.0.0.1:")
+    unreachable = "cannot reach the broker 127.0.0.1:"
+    status = daemon.wait(
+        lambda status: str(status["sources"]["mqtt"]["problem"]).startswith(unreachable)
+    )
+    assert status["state"] == "degraded"
     hand_in(setup.http_port, [1])
     assert emulator.wait_for(lambda: ids_of(emulator.events()) == [1], 10)
 
