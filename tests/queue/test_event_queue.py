@@ -1,8 +1,11 @@
 """The queue's promises, on a real file."""
 
+import os
 import sqlite3
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import persistqueue
 import pytest
@@ -340,6 +343,38 @@ def test_the_reader_sees_books_and_oldest_while_the_queue_is_open(queue, tmp_pat
 def test_the_reader_says_that_there_is_no_queue(tmp_path):
     with pytest.raises(CannotRead, match="found no"):
         read_snapshot(tmp_path)
+
+
+def read_as_nobody(directory):
+    """What a user without rights is told; asked in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            read_snapshot(directory)
+        except CannotRead as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_who_may_not_read_the_queue_is_told_who_may():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        state = Path(folder, "state")
+        state.mkdir(mode=0o750)
+        EventQueue.open(state, max_bytes=CAP).close()
+        told = read_as_nobody(state)
+    assert "Permission denied" in told
+    assert told.endswith("run this as root or as the user root, who owns it")
 
 
 def test_the_pinned_private_names_of_persist_queue_exist(queue):
