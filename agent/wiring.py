@@ -21,6 +21,7 @@ from agent.intake.door import Door
 from agent.intake.http import Application, Guard, HttpSource
 from agent.intake.identity import Device, Identity
 from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
+from agent.intake.sorting import Sorter
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.secret import Secret, SecretError, find_secret
 from agent.stepwise import Condemned, Stepwise
@@ -78,21 +79,28 @@ def _secret(
 
 def door(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Door:
     """The door that all sources share."""
+    return Door(
+        queue=ground.queue,
+        clock=ground.clock,
+        sorter=sorter(config, ground.identity, made),
+        stepwise=ground.stepwise,
+        condemned=ground.condemned,
+    )
+
+
+def sorter(config: Config, identity: Identity, made: Mapping[str, Stream]) -> Sorter:
+    """What completes messages with what the device knows."""
     device = Device(
-        client_id=_or_auto(config.device.client_id, ground.identity.client_id),
+        client_id=_or_auto(config.device.client_id, identity.client_id),
         app_instance_id=config.device.app_instance_id,
         user_id=config.device.user_id,
         user_properties=config.device.user_properties,
     )
-    return Door(
-        queue=ground.queue,
-        clock=ground.clock,
+    return Sorter(
         streams=made,
         device=device,
         params=config.device.params,
         new_id=lambda: secrets.token_hex(8),
-        stepwise=ground.stepwise,
-        condemned=ground.condemned,
     )
 
 

@@ -23,7 +23,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.event import Priority
-from agent.intake.door import Door, Full, Message
+from agent.intake.door import Door, Full
+from agent.intake.sorting import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 from agent.secret import Secret

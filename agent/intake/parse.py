@@ -1,16 +1,21 @@
-"""Bytes to drafts of events: a Measurement Protocol body, one event, or an array of events."""
+"""Bytes to drafts of events: a Measurement Protocol body, one event, or an array of events.
 
+A spool file may also hold what an export or `send` wrote: events with their stamp and stream.
+"""
+
+import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from agent import jsontext
-from agent.event import NOTHING, InvalidEvent, Json, Priority, Sender
+from agent.event import NOTHING, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp
 from agent.ga4.request import EVENTS_MAX
 from agent.jsontext import NotJson
 
 TEXT_MAX = 256  # characters of an event_id: room for any id scheme, bounded in the queue
+RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
 TIME_MAX = 2**53  # microseconds: beyond it a JSON number is not exact any more
 
 EVENT_KEYS = frozenset(
@@ -21,6 +26,9 @@ TEXTS = ("client_id", "app_instance_id", "user_id")
 REST = ("user_data", "ip_override", "user_agent", "non_personalized_ads", "validation_behavior")
 SENDER_KEYS = frozenset((*OBJECTS, *TEXTS, *REST))
 BODY_KEYS = SENDER_KEYS | {"events", "timestamp_micros"}
+SINGLE_KEYS = EVENT_KEYS | SENDER_KEYS
+SPOOL_KEYS = SINGLE_KEYS | {"stream", "stamp", "complete", "reason"}
+RAW_KEYS = frozenset(("raw", "source", "reason", "stamp"))
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
 
@@ -29,11 +37,16 @@ class Shape(Enum):
 
     BODY = "a Measurement Protocol body"
     ANY = "an event, an array of events or a Measurement Protocol body"
+    SPOOL = "an event, an array of events, a Measurement Protocol body or a line of an export"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """An event as it was said, before the door adds what the device knows."""
+    """An event as it was said, before what the device knows is added.
+
+    ``stamp``: when it was written down, if that was before it reached the agent. ``complete``:
+    it lay in a queue already, so nothing is added again.
+    """
 
     name: str
     params: Mapping[str, Json] = field(default_factory=lambda: NOTHING)
@@ -43,6 +56,9 @@ class Draft:
     session: Literal["start", "end"] | None = None
     actor: str | None = None
     priority: Priority | None = None
+    stream: str | None = None
+    stamp: Stamp | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +69,14 @@ class Misfit:
     payload: bytes
 
 
+Element = Draft | Misfit | RawMessage  # a raw message is one that an export of dead letters held
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """What was found. ``whole``: accept all or nothing, as GA4 does with a body."""
 
-    elements: tuple[Draft | Misfit, ...]
+    elements: tuple[Element, ...]
     whole: bool
 
 
@@ -69,28 +88,28 @@ def parse(payload: bytes, shape: Shape) -> Parsed:
         raise InvalidEvent("", str(error)) from None
     if isinstance(value, dict) and ("events" in value or shape is Shape.BODY):
         return Parsed(_body(value), whole=True)
+    keys = SPOOL_KEYS if shape is Shape.SPOOL else SINGLE_KEYS
     if isinstance(value, dict):
-        return Parsed((_element(value, "", Sender(), None, EVENT_KEYS | SENDER_KEYS),), whole=False)
-    if isinstance(value, list) and shape is Shape.ANY:
-        return Parsed(_array(value), whole=False)
-    raise InvalidEvent("", f"found {_kind(value)}, expected {shape.value}")
+        return Parsed((_element(value, "", keys),), whole=False)
+    if isinstance(value, list) and shape is not Shape.BODY:
+        return Parsed(_array(value, keys), whole=False)
+    raise InvalidEvent("", f"found {kind_of(value)}, expected {shape.value}")
 
 
-def _array(values: list[Any]) -> tuple[Draft | Misfit, ...]:
+def _array(values: list[Any], keys: frozenset[str]) -> tuple[Element, ...]:
     if not values:
         raise InvalidEvent("", "found an empty array, expected at least one event")
-    return tuple(
-        _element(value, f"[{i}]", Sender(), None, EVENT_KEYS | SENDER_KEYS)
-        for i, value in enumerate(values)
-    )
+    return tuple(_element(value, f"[{i}]", keys) for i, value in enumerate(values))
 
 
-def _body(body: dict[str, Any]) -> tuple[Draft | Misfit, ...]:
+def _body(body: dict[str, Any]) -> tuple[Element, ...]:
     _known_keys(body, "", BODY_KEYS)
     events = body.get("events")
     if not isinstance(events, list) or not events:
         raise InvalidEvent(
-            "events", f"found {_kind(events)}, expected 1 to {EVENTS_MAX} events", "VALUE_REQUIRED"
+            "events",
+            f"found {kind_of(events)}, expected 1 to {EVENTS_MAX} events",
+            "VALUE_REQUIRED",
         )
     if len(events) > EVENTS_MAX:
         raise InvalidEvent(
@@ -100,38 +119,83 @@ def _body(body: dict[str, Any]) -> tuple[Draft | Misfit, ...]:
         )
     sender, time_us = _sender(body, ""), _time(body, "")
     return tuple(
-        _element(event, f"events[{i}]", sender, time_us, EVENT_KEYS)
+        _element(event, f"events[{i}]", EVENT_KEYS, sender, time_us)
         for i, event in enumerate(events)
     )
 
 
 def _element(
-    value: Any, path: str, sender: Sender, time_us: int | None, keys: frozenset[str]
-) -> Draft | Misfit:
+    value: Any,
+    path: str,
+    keys: frozenset[str],
+    sender: Sender | None = None,
+    time_us: int | None = None,
+) -> Element:
+    """``sender`` and ``time_us``: those of the body around the event, if there is one."""
     try:
-        return _draft(value, path, sender, time_us, keys)
+        if isinstance(value, dict) and "raw" in value and keys is SPOOL_KEYS:
+            return _raw(value, path)
+        return _draft(value, path, keys, sender, time_us)
     except InvalidEvent as error:
         return Misfit(error, jsontext.dumps(value))
 
 
 def _draft(
-    value: Any, path: str, sender: Sender, time_us: int | None, keys: frozenset[str]
+    value: Any, path: str, keys: frozenset[str], sender: Sender | None, time_us: int | None
 ) -> Draft:
     if not isinstance(value, dict):
-        raise InvalidEvent(path, f"found {_kind(value)}, expected an event")
+        raise InvalidEvent(path, f"found {kind_of(value)}, expected an event")
     _known_keys(value, path, keys)
     params = _optional(value, path, "params", dict, "an object")
     own_time = _time(value, path)
     return Draft(
         name=_name(value, path),
         params=jsontext.frozen(params or {}),
-        sender=_sender(value, path) if "client_id" in keys else sender,
+        sender=sender or _sender(value, path),
         event_id=_text(value, path, "event_id"),
         time_us=time_us if own_time is None else own_time,
         session=_choice(value, path, "session", ("start", "end")),
         actor=_choice(value, path, "actor", ("human", "machine")),
         priority=PRIORITIES.get(_choice(value, path, "priority", tuple(PRIORITIES)) or ""),
+        stream=_text(value, path, "stream"),
+        stamp=_stamp(value, path),
+        complete=bool(_optional(value, path, "complete", bool, "true or false")),
     )
+
+
+def _raw(value: dict[str, Any], path: str) -> RawMessage:
+    _known_keys(value, path, RAW_KEYS)
+    source, reason = _text(value, path, "source"), _text(value, path, "reason")
+    stamp, text = _stamp(value, path), _optional(value, path, "raw", str, "a text")
+    if not source or not reason or stamp is None:
+        raise InvalidEvent(path, f"found a raw message without {', '.join(sorted(RAW_KEYS))}")
+    try:
+        payload = base64.b64decode(text or "", validate=True)
+    except ValueError:
+        raise InvalidEvent(_join(path, "raw"), "found a text, expected base64") from None
+    return RawMessage(source, reason, payload[:RAW_MAX], stamp)
+
+
+def _stamp(value: dict[str, Any], path: str) -> Stamp | None:
+    fields = _optional(value, path, "stamp", dict, "an object")
+    if fields is None:
+        return None
+    try:
+        stamp = Stamp(**fields)
+    except TypeError:
+        stamp = None
+    if stamp is None or not _sound(stamp):
+        expected = "wall_us, boot_us, boot_id and trusted as an export writes them"
+        raise InvalidEvent(_join(path, "stamp"), f"found another stamp, expected {expected}")
+    return stamp
+
+
+def _sound(stamp: Stamp) -> bool:
+    # It came from JSON: its fields can be anything.
+    wall_us, boot_us, boot_id, trusted = cast("tuple[object, ...]", astuple(stamp))
+    times = all(type(time) is int and 0 <= time < TIME_MAX for time in (wall_us, boot_us))
+    short = isinstance(boot_id, str) and len(boot_id) <= TEXT_MAX
+    return times and short and isinstance(trusted, bool)
 
 
 def _name(event: dict[str, Any], path: str) -> str:
@@ -139,7 +203,7 @@ def _name(event: dict[str, Any], path: str) -> str:
     if isinstance(name, str) and name:
         return name
     raise InvalidEvent(
-        _join(path, "name"), f"found {_kind(name)}, expected the event's name", "VALUE_REQUIRED"
+        _join(path, "name"), f"found {kind_of(name)}, expected the event's name", "VALUE_REQUIRED"
     )
 
 
@@ -164,7 +228,7 @@ def _time(value: dict[str, Any], path: str) -> int | None:
     if number and 0 < time < TIME_MAX and time == int(time):
         return int(time)
     raise InvalidEvent(
-        _join(path, "timestamp_micros"), f"found {_kind(time)}, expected microseconds since 1970"
+        _join(path, "timestamp_micros"), f"found {kind_of(time)}, expected microseconds since 1970"
     )
 
 
@@ -185,14 +249,14 @@ def _choice(value: dict[str, Any], path: str, key: str, choices: tuple[str, ...]
     if isinstance(value[key], str) and value[key] in choices:
         return value[key]
     expected = " or ".join(f'"{choice}"' for choice in choices)
-    raise InvalidEvent(_join(path, key), f"found {_kind(value[key])}, expected {expected}")
+    raise InvalidEvent(_join(path, key), f"found {kind_of(value[key])}, expected {expected}")
 
 
 def _optional(value: dict[str, Any], path: str, key: str, kind: type, expected: str) -> Any:
     found = value.get(key)
     if found is None or isinstance(found, kind):
         return found
-    raise InvalidEvent(_join(path, key), f"found {_kind(found)}, expected {expected}")
+    raise InvalidEvent(_join(path, key), f"found {kind_of(found)}, expected {expected}")
 
 
 def _known_keys(value: dict[str, Any], path: str, known: frozenset[str]) -> None:
@@ -207,7 +271,7 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What was found, without its content: contents can be ids."""
     if value is None:
         return "nothing"

@@ -9,6 +9,7 @@ from agent.clock import Clock
 from agent.event import Stream
 from agent.intake.door import Door
 from agent.intake.identity import Device
+from agent.intake.sorting import Sorter
 from agent.queue.event_queue import EventQueue
 from agent.stepwise import Condemned, Stepwise
 from tests.mosquitto import Mosquitto
@@ -44,15 +45,19 @@ def make_door(queue: EventQueue, tmp_path) -> Callable[..., Door]:
 
     def make(**parts) -> Door:
         numbers = itertools.count(1)
+        knowledge = {
+            "streams": STREAMS,
+            "device": DEVICE,
+            "params": {},
+            "new_id": lambda: f"made-{next(numbers)}",
+        }
+        knowledge |= {name: parts.pop(name) for name in knowledge if name in parts}
         defaults = {
             "queue": queue,
             "clock": Clock(
                 wall=lambda: NOW, boot=lambda: 1_000_000, boot_id="b", synchronised=lambda: True
             ),
-            "streams": STREAMS,
-            "device": DEVICE,
-            "params": {},
-            "new_id": lambda: f"made-{next(numbers)}",
+            "sorter": Sorter(**knowledge),
             "stepwise": Stepwise(directory=tmp_path),
             "condemned": Condemned(),
         }

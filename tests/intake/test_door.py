@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from agent.clock import Clock
 from agent.event import UNASSIGNED, Priority, RawMessage, Sender, Stream
 from agent.ga4.request import BODY_LIMIT
-from agent.intake.door import CRASHED, RAW_MAX, Accepted, Door, Full, Message, Refused
+from agent.intake.door import CRASHED, Accepted, Door, Full, Refused
+from agent.intake.sorting import Message, Sorter
 from agent.intake.identity import Device
-from agent.intake.parse import Shape
+from agent.intake.parse import RAW_MAX, Shape
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
@@ -342,7 +343,7 @@ def test_an_unknown_stream_is_refused_or_kept_for_people(door, tmp_path):
     answer = door.admit(say(TAP, stream="gone"))
     assert "'gone'" in answer.reasons[0].description
     assert door.admit(throw(TAP, stream="gone")) == Accepted(1)
-    assert [letter.reason for letter in letters(tmp_path)] == ["malformed"]
+    assert [letter.reason for letter in letters(tmp_path)] == ["invalid"]
     assert events(tmp_path) == []
 
 
@@ -567,13 +568,17 @@ def test_the_books_balance_whatever_comes_in(batches, step_by_step):
         door = Door(
             queue=queue,
             clock=Clock(boot_id="b", synchronised=lambda: False),
-            streams={
-                "main": Stream(name="main", endpoint="https://x", measurement_id="G-1"),
-                "app": Stream(name="app", endpoint="https://x", firebase_app_id="1:2"),
-            },
-            device=Device(client_id="1.1", app_instance_id=None, user_id=None, user_properties={}),
-            params={},
-            new_id=iter(map(str, range(10**6))).__next__,
+            sorter=Sorter(
+                streams={
+                    "main": Stream(name="main", endpoint="https://x", measurement_id="G-1"),
+                    "app": Stream(name="app", endpoint="https://x", firebase_app_id="1:2"),
+                },
+                device=Device(
+                    client_id="1.1", app_instance_id=None, user_id=None, user_properties={}
+                ),
+                params={},
+                new_id=iter(map(str, range(10**6))).__next__,
+            ),
             stepwise=Stepwise(directory=directory, deaths=DEATHS if step_by_step else 0),
             condemned=Condemned(),
         )
