@@ -5,10 +5,14 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace the file; when it returns, the new content survives a power cut."""
+    """Replace the file; when it returns, the new content survives a power cut.
+
+    ``mode`` is what the file has in the end, whatever the umask is.
+    """
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
         file.write(data)
         file.flush()
         os.fsync(descriptor)

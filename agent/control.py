@@ -1,9 +1,10 @@
 """The control socket: commands to the running daemon, from root or from its own user.
 
-One JSON object in a line goes in, one comes out: ``{"command": "flush"}``, then
-``{"result": …}`` or ``{"error": "…"}``.
+One JSON object in a line goes in, one comes out: ``{"command": "flush"}``, with the command's
+arguments beside it, then ``{"result": …}`` or ``{"error": "…"}``.
 """
 
+import inspect
 import json
 import os
 import socket
@@ -19,10 +20,12 @@ from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 
 SOCKET = "control.sock"
-LINE_MAX = 64 * 1024
+LINE_MAX = 1024 * 1024  # bytes: an event may have 130,000
 TIMEOUT = 10.0  # seconds that either side waits for the other
 
-Command = Callable[[], Any]
+OPEN = frozenset(("status", "send"))  # what everybody may who can reach the socket (mode 0660)
+
+Command = Callable[..., Any]  # takes keyword arguments; raises ControlError to refuse
 
 
 class NotRunning(Exception):  # noqa: N818 - a state rather than an error
@@ -56,14 +59,18 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            name = json.loads(line)["command"]
+            arguments = json.loads(line)
+            name = arguments.pop("command")
             command = self.server.commands[name]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            inspect.signature(command).bind(**arguments)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {"error": f"expected one of the commands {', '.join(self.server.commands)}"}
-        if name != "status" and self._peer() not in (0, os.geteuid()):
+        if name not in OPEN and self._peer() not in (0, os.geteuid()):
             return {"error": f"cannot {name}: only root and the service's own user may"}
         try:
-            return {"result": command()}
+            return {"result": command(**arguments)}
+        except ControlError as refusal:
+            return {"error": str(refusal)}
         except Exception as bug:
             self.server.on_bug(bug)
             raise
@@ -116,8 +123,8 @@ class ControlSocket:
         return server
 
 
-def ask(directory: Path, command: str) -> Any:
-    """Have the running daemon do it. Raises NotRunning, ControlError, PermissionError."""
+def ask(directory: Path, command: str, **arguments: Any) -> Any:
+    """Have the running daemon do it. Raises NotRunning, ControlError, OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT)
         try:
@@ -126,7 +133,7 @@ def ask(directory: Path, command: str) -> Any:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"cannot reach the daemon in {directory}: it is not running") from None
         try:
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.sendall(json.dumps({"command": command} | arguments).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 answer = json.loads(lines.readline() or b"{}")
         except ConnectionError:
