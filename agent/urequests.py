@@ -22,6 +22,12 @@ Intended differences:
    nothing that may have been processed is ever sent again.
 6. ``Response`` works with ``with`` on every version.
 7. A body beyond ``max_body`` bytes (1 MiB) is refused: ``OSError(EMSGSIZE)``.
+8. Answers are read as HTTP/1.1 has them: chunked, after a 1xx, with several lines of one header.
+   One that is cut off, or is not HTTP, is an ``OSError`` and never a short body.
+9. What MicroPython would send but no server understands is put right, or refused before it is sent:
+   lengths in bytes, URLs percent-encoded, JSON without NaN, headers in one line.
+
+``tests/urequests`` runs one program under both and lists every difference with its reason.
 
 Bodies are asked for and handed out as they are (``Accept-Encoding: identity``, no decompression),
 so there are no gzip bombs. ``stream`` changes nothing, as in MicroPython: bodies are read on demand.
@@ -89,7 +95,8 @@ _CLOSED = "cannot read the body: found a closed response, expected an open one"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NOT_YET_VALID = 9  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, which the ssl module does not name
 
-Data = str | bytes | bytearray | Iterable[bytes]
+Data = str | bytes | bytearray | memoryview | Iterable[bytes]
+ParseHeaders = bool | Callable[[bytes, dict[str, str]], object]
 Resolve = Callable[..., list[Any]]
 
 
@@ -705,24 +712,31 @@ class Client:
         stream: Any = None,  # noqa: ARG002 # MicroPython takes it; bodies are always read on demand
         auth: tuple[str, str] | None = None,
         timeout: float | None = None,
-        parse_headers: bool = True,
+        parse_headers: ParseHeaders = True,
     ) -> Response:
         """Send one request and return its answer, whatever its status.
 
-        ``data`` is sent as it is (an iterable in chunks), ``json`` as JSON, ``auth`` as basic
-        authentication; ``timeout`` replaces the Client's deadline.
+        ``data`` is sent as it is (an iterator in chunks; TypeError for a dict or a list), ``json``
+        as JSON, ``auth`` as basic authentication; ``timeout`` replaces the Client's deadline.
+        ``parse_headers`` can be a function of a header line and the dict to put it into.
         """
         _check_scheme(url)
         body, more = _encoded(data, json, auth)
         prepared = self._prepared(method, url, body, {**more, **(headers or {})})
         exchange = _Exchange(seconds=self._deadline if timeout is None else timeout)
         answer = self._followed(prepared, exchange)
-        return Response(
+        response = Response(
             raw=_Body(answer=answer.raw, exchange=exchange, max_body=self._max_body),
             status_code=answer.status_code,
             reason=(answer.reason or "").encode("latin-1"),
-            headers=dict(answer.headers) if parse_headers else None,
+            headers=None,
         )
+        try:
+            response.headers = _headers(answer, parse_headers)
+        except BaseException:  # of the caller's function, who never gets a response to close
+            response.close()
+            raise
+        return response
 
     def head(self, url: str, **kw: Any) -> Response:
         """Send a HEAD request."""
@@ -793,8 +807,9 @@ class Client:
         if prepared.method not in {"GET", "HEAD"} or prepared.body is not None:
             return None
         onward = prepared.copy()
+        location = _header_text(answer.headers["Location"])
         try:
-            onward.prepare_url(urljoin(str(prepared.url), _location(answer)), None)
+            onward.prepare_url(urljoin(str(prepared.url), location), None)
         except ValueError:
             return None
         if not _may_follow(str(prepared.url), str(onward.url)):
@@ -825,15 +840,41 @@ def _encoded(
         credentials = b64encode(":".join(auth).encode()).decode("ascii")
         headers["Authorization"] = f"Basic {credentials}"
     if json is None:
-        return (data.encode() if isinstance(data, str) else data), headers
+        return _sendable(data), headers
     if data is not None:
         raise TypeError("cannot send the body: found data and json, expected one of them")
     return dumps(json, allow_nan=False).encode(), headers | {"Content-Type": "application/json"}
 
 
-def _location(answer: requests.Response) -> str:
-    """Return the Location as the UTF-8 that servers send; http.client reads Latin-1."""
-    return answer.headers["Location"].encode("latin-1").decode("utf-8", "replace")
+def _sendable(data: Data | None) -> Data | None:
+    """Return what requests sends as it is: it would make a form of a dict or of pairs."""
+    if isinstance(data, str):
+        return data.encode()
+    if data is None or isinstance(data, (bytes, bytearray, memoryview)):
+        return data
+    if hasattr(data, "__len__") or not hasattr(data, "__iter__"):
+        found = type(data).__name__
+        raise TypeError(
+            f"cannot send the body: found {found}, expected str, bytes or an iterator of bytes"
+        )
+    return data
+
+
+def _headers(answer: requests.Response, parse: ParseHeaders) -> dict[str, str] | None:
+    """Return the headers, by the caller's function if there is one; None if nobody wants them."""
+    if parse is False:
+        return None
+    if parse is True:
+        return {name: _header_text(value) for name, value in answer.headers.items()}
+    headers: dict[str, str] = {}
+    for name, value in answer.raw.headers.iteritems():
+        parse(f"{name}: {value}\r\n".encode("latin-1"), headers)
+    return headers
+
+
+def _header_text(value: str) -> str:
+    """Return a header as the UTF-8 that servers send; http.client reads Latin-1."""
+    return value.encode("latin-1").decode("utf-8", "replace").strip(" \t")
 
 
 def _may_follow(url: str, onward: str) -> bool:

@@ -39,6 +39,7 @@ RETRY_AFTER = "30"  # seconds: what a full queue asks of its publishers
 HEADERS_MAX = 16 * 1024
 CONNECTIONS_MAX = 100
 SWEEP = 1  # seconds between looks for clients that are too slow
+PREFLIGHT_MAX_AGE = "600"  # seconds: a page may go on so long when its origin is struck off
 
 UNFIT = (
     HTTPStatus.NOT_FOUND,
@@ -91,12 +92,17 @@ class Guard:
                 HTTPStatus.FORBIDDEN,
                 "cannot take this: found an Origin that is not allowed here",
             )
-        if self.token is not None and not self._authorised(environ):
+        if self.token is not None and not (_is_preflight(environ) or self._authorised(environ)):
             return (
                 HTTPStatus.UNAUTHORIZED,
                 "cannot take this: expected the header Authorization: Bearer TOKEN",
             )
         return None
+
+    def page(self, environ: Environ) -> str | None:
+        """The origin of the configured page that asks; None for programs and other pages."""
+        origin = environ.get("HTTP_ORIGIN")
+        return origin if origin in self.origins else None
 
     def _known_host(self, header: str) -> bool:
         name = _host_name(header)
@@ -117,6 +123,37 @@ def _host_name(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.rpartition(":")[0].lower() if ":" in header else header.lower()
+
+
+def _is_preflight(environ: Environ) -> bool:
+    """Whether a browser asks what a page may send; it cannot be made to send the token along."""
+    asks = {"HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD"}
+    return environ["REQUEST_METHOD"] == "OPTIONS" and asks <= environ.keys()
+
+
+def _preflight(methods: Iterable[str], environ: Environ) -> Reply:
+    headers = [
+        ("Access-Control-Allow-Methods", ", ".join(methods)),
+        ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+        ("Access-Control-Max-Age", PREFLIGHT_MAX_AGE),
+    ]
+    # Some Chromium asks this before a page from the network may speak to loopback.
+    if "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ:
+        headers.append(("Access-Control-Allow-Private-Network", "true"))
+    return Reply(HTTPStatus.NO_CONTENT, headers=tuple(headers))
+
+
+def _for_page(origin: str | None) -> list[tuple[str, str]]:
+    """What a browser must find in an answer before a page of this origin may read it."""
+    if origin is None:
+        return []
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        # sendBeacon asks with credentials, although there are none here.
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "Retry-After"),
+        ("Vary", "Origin"),
+    ]
 
 
 class Application:
@@ -151,9 +188,9 @@ class Application:
         except BaseException as bug:
             self._on_bug(bug)
             raise
-        headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
-        if reply.status is HTTPStatus.NO_CONTENT:
-            headers = list(reply.headers)
+        headers = [*reply.headers, *_for_page(self._guard.page(environ))]
+        if reply.status is not HTTPStatus.NO_CONTENT:
+            headers.append(("Content-Length", str(len(reply.body))))
         start_response(f"{reply.status.value} {reply.status.phrase}", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
 
@@ -176,6 +213,8 @@ class Application:
             return _text(
                 HTTPStatus.NOT_FOUND, "cannot find this: expected " + ", ".join(self._routes)
             )
+        if _is_preflight(environ):
+            return _preflight(methods, environ)
         handler = methods.get(environ["REQUEST_METHOD"].replace("HEAD", "GET"))
         if handler is None:
             allowed = ", ".join(methods)

@@ -105,6 +105,8 @@ def _array(values: list[Any], keys: frozenset[str]) -> tuple[Element, ...]:
 def _body(body: dict[str, Any]) -> tuple[Element, ...]:
     _known_keys(body, "", BODY_KEYS)
     events = body.get("events")
+    if isinstance(events, dict) and events:
+        events = [events]  # ga4mp's postponed_send() writes a single event so
     if not isinstance(events, list) or not events:
         raise InvalidEvent(
             "events",
@@ -135,14 +137,22 @@ def _element(
     try:
         if isinstance(value, dict) and "raw" in value and keys is SPOOL_KEYS:
             return _raw(value, path)
-        return _draft(value, path, keys, sender, time_us)
+        return draft(value, path, keys, sender, time_us)
     except InvalidEvent as error:
         return Misfit(error, jsontext.dumps(value))
 
 
-def _draft(
-    value: Any, path: str, keys: frozenset[str], sender: Sender | None, time_us: int | None
+def draft(
+    value: Any,
+    path: str,
+    keys: frozenset[str],
+    sender: Sender | None = None,
+    time_us: int | None = None,
 ) -> Draft:
+    """Read one event with no other than these keys; ``path`` is where it stands in its message.
+
+    ``sender`` and ``time_us``: those of the body around it. Raises InvalidEvent.
+    """
     if not isinstance(value, dict):
         raise InvalidEvent(path, f"found {kind_of(value)}, expected an event")
     _known_keys(value, path, keys)

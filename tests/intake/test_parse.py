@@ -70,6 +70,12 @@ def test_a_body_is_taken_whole_and_all_its_events_have_its_sender(shape):
     assert parsed.whole
 
 
+def test_a_body_may_hold_a_single_event_without_an_array():
+    """ga4mp 2.0.4 writes its postponed events so."""
+    parsed = read({"client_id": "1.2", "events": {"name": "a"}}, Shape.BODY)
+    assert parsed.elements == (Draft(name="a", sender=Sender(client_id="1.2")),)
+
+
 def test_an_object_with_events_is_a_body_even_where_they_are_wrong():
     assert refusal({"name": "tap", "events": None}).field_path in ("", "events")
     assert refusal({"events": None}).field_path == "events"
@@ -285,7 +291,8 @@ def test_a_wrong_sender_says_where_and_why_and_nothing_of_its_content(sender, pa
     [
         ({"events": None}, "events", REQUIRED),
         ({"events": []}, "events", REQUIRED),
-        ({"events": {"name": CANARY}}, "events", REQUIRED),
+        ({"events": {}}, "events", REQUIRED),
+        ({"events": {"name": [CANARY]}}, "events[0].name", REQUIRED),
         ({"events": [TAP] * (EVENTS_MAX + 1)}, "events", "EXCEEDED_MAX_ENTITIES"),
         ({"events": [TAP], "event_id": CANARY}, "", INVALID),
         ({"events": [TAP], "timestamp_micros": CANARY}, "timestamp_micros", INVALID),
