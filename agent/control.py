@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent import jsontext
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 
@@ -34,6 +35,10 @@ class NotRunning(Exception):  # noqa: N818 - a state rather than an error
 
 class ControlError(Exception):
     """The daemon did not do it; the message is its own."""
+
+
+class _Ending(Exception):  # noqa: N818 - a state rather than an error
+    """The daemon takes no more commands."""
 
 
 @contextmanager
@@ -59,16 +64,19 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            arguments = json.loads(line)
+            arguments = jsontext.loads(line)
             name = arguments.pop("command")
             command = self.server.commands[name]
             inspect.signature(command).bind(**arguments)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return {"error": f"expected one of the commands {', '.join(self.server.commands)}"}
         if name not in OPEN and self._peer() not in (0, os.geteuid()):
             return {"error": f"cannot {name}: only root and the service's own user may"}
         try:
-            return {"result": command(**arguments)}
+            with self.server.commanded():
+                return {"result": command(**arguments)}
+        except _Ending:
+            return {"ending": True}
         except ControlError as refusal:
             return {"error": str(refusal)}
         except Exception as bug:
@@ -83,9 +91,36 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
+    # An idle client must not hold up the stop; a command that runs must, see `finish`.
     daemon_threads = True
     commands: Mapping[str, Command]
     on_bug: Callable[[BaseException], None]
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, _Handler)
+        self._changed = threading.Condition()
+        self._running = 0
+        self._ending = False
+
+    @contextmanager
+    def commanded(self) -> Iterator[None]:
+        """Around a command. Raises _Ending."""
+        with self._changed:
+            if self._ending:
+                raise _Ending
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Take no more commands; return when none runs, for then the queue may be closed."""
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: self._running == 0)
 
 
 class ControlSocket:
@@ -110,13 +145,14 @@ class ControlSocket:
             while not stop.is_set():
                 progress.beat()
                 server.handle_request()
+            server.finish()
         path.unlink(missing_ok=True)
 
     @staticmethod
     def _listen(path: Path, address: str) -> _Server:
         try:
             path.unlink(missing_ok=True)
-            server = _Server(address, _Handler)
+            server = _Server(address)
             path.chmod(0o660)
         except OSError as error:
             raise SourceUnavailable(f"cannot listen on {path}: {error.strerror}") from error
@@ -138,6 +174,8 @@ def ask(directory: Path, command: str, **arguments: Any) -> Any:
                 answer = json.loads(lines.readline() or b"{}")
         except ConnectionError:
             raise NotRunning(f"cannot reach the daemon in {directory}: it is ending") from None
+    if "ending" in answer:
+        raise NotRunning(f"cannot reach the daemon in {directory}: it is ending")
     if "result" not in answer:
         raise ControlError(answer.get("error", f"cannot {command}: the daemon gave no answer"))
     return answer["result"]

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, its pure dependencies, the unit, the demo."""
+"""What is shipped: the wheel, its pure dependencies, the unit."""
 
 import os
 import shutil
@@ -58,12 +58,6 @@ def test_the_unit_is_clean():
     if verify is None:
         pytest.skip("needs systemd-analyze: apt install systemd")
     run(verify, "verify", "--recursive-errors=yes", UNIT)
-
-
-def test_the_demo_ends_by_itself_with_0_and_balances():
-    out = run(sys.executable, "-m", "agent", "demo", cwd=ROOT, timeout=30)
-    assert "the books balance" in out
-    assert "missing 0" in out
 
 
 def test_every_command_has_help_and_wrong_usage_ends_with_2():

@@ -1,15 +1,21 @@
 """A broker for the demo: mosquitto where it is installed, else amqtt from the demo extra."""
 
 import importlib.util
+import random
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Literal
+
+from agent.demo.pace import Pause
+
+Program = Literal["mosquitto", "amqtt"]
 
 MOSQUITTO_PLACES = "/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin"
-START = 10.0  # seconds a broker may take to listen
+LOOKS = 500  # at whether it listens, before it is given up
+LOOK = 0.02  # seconds between looks
 
 MOSQUITTO = """\
 listener {port} 127.0.0.1
@@ -20,6 +26,8 @@ persistence_location {directory}/
 autosave_on_changes true
 autosave_interval 1
 max_queued_messages 0
+# It gives up root, and must still reach its store:
+user root
 """
 
 AMQTT = """\
@@ -32,26 +40,54 @@ plugins:
     allow_anonymous: true
 """
 
+INSTALL = {
+    "mosquitto": "mosquitto (apt install mosquitto)",
+    "amqtt": "amqtt (pip install 'ga4-device-agent[demo]')",
+}
+
 
 class NoBroker(Exception):  # noqa: N818 - a state rather than an error
     """There is none on this machine; the message says what to install."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    """A port of 127.0.0.1 that nobody listens on and that no outgoing connection is given.
+
+    Who listens there is killed and started again: a port of the ephemeral range could by then be
+    the local end of somebody's connection.
+    """
+    try:
+        ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+        end = max(int(ephemeral.split()[0]), 20_000)
+    except OSError:
+        end = 32_768
+    while True:
+        port = random.randrange(10_000, end)  # noqa: S311 - no secret
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 class Broker:
-    """A broker in a process of its own. ``name`` is the program's."""
+    """A broker in a process of its own."""
 
-    def __init__(self, *, directory: Path) -> None:
+    def __init__(
+        self, *, directory: Path, program: Program | None = None, places: str = MOSQUITTO_PLACES
+    ) -> None:
+        """Raises NoBroker.
+
+        ``program``: the one to use instead of the first that is there; ``places``: where mosquitto
+        may be, beside PATH.
+        """
         self.port = free_port()
         self._directory = directory
-        self.name, self._command = self._choose()
+        self._mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path=places)
+        self._log = directory / "broker.log"
+        self.name = self._choose(program)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,19 +95,21 @@ class Broker:
         """Whether it sends unacknowledged messages again: amqtt does not."""
         return self.name == "mosquitto"
 
-    def start(self) -> None:
+    def start(self, pause: Pause) -> None:
         """Start it and wait until it listens. Raises NoBroker."""
-        with (self._directory / "broker.log").open("ab") as output:
+        with self._log.open("ab") as output:
+            # A session of its own: Ctrl-C is for the demo, which then ends it.
             self._process = subprocess.Popen(  # noqa: S603 - found on this machine, no shell
-                self._command, stdout=output, stderr=output
+                self._command(), stdout=output, stderr=output, start_new_session=True
             )
-        until = time.monotonic() + START
-        while time.monotonic() < until and self._process.poll() is None:
+        for _ in range(LOOKS):
+            if self._process.poll() is not None:
+                break
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
-            time.sleep(0.02)
-        raise NoBroker(f"cannot start {self.name}: see {self._directory}/broker.log")
+            pause(LOOK)
+        raise NoBroker(f"cannot start {self.name}; {self._last_words()}")
 
     def stop(self) -> None:
         """End it."""
@@ -79,22 +117,29 @@ class Broker:
             self._process.kill()
             self._process.wait()
 
-    def _choose(self) -> tuple[str, list[str]]:
-        mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path=MOSQUITTO_PLACES)
-        if mosquitto:
-            return "mosquitto", [mosquitto, "-c", self._configure("mosquitto.conf", MOSQUITTO)]
-        if importlib.util.find_spec("amqtt"):
-            config = self._configure("amqtt.yaml", AMQTT)
-            return "amqtt", [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", config]
-        raise NoBroker(
-            "cannot start a broker: found neither mosquitto (apt install mosquitto) "
-            "nor amqtt (pip install 'ga4-device-agent[demo]')"
-        )
+    def _choose(self, program: Program | None) -> Program:
+        there: dict[Program, object] = {
+            "mosquitto": self._mosquitto,
+            "amqtt": importlib.util.find_spec("amqtt"),
+        }
+        wanted = [program] if program else list(there)
+        for name in wanted:
+            if there[name]:
+                return name
+        found = "found neither " if len(wanted) > 1 else "found no "
+        raise NoBroker(f"cannot start a broker: {found}{' nor '.join(INSTALL[n] for n in wanted)}")
+
+    def _command(self) -> list[str]:
+        if self.name == "mosquitto" and self._mosquitto:
+            return [self._mosquitto, "-c", self._configure("mosquitto.conf", MOSQUITTO)]
+        config = self._configure("amqtt.yaml", AMQTT)
+        return [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", config]
 
     def _configure(self, name: str, template: str) -> str:
         path = self._directory / name
         path.write_text(template.format(port=self.port, directory=self._directory))
-        # mosquitto gives up root, and must still reach its store.
-        if name == "mosquitto.conf":
-            path.write_text(path.read_text() + "user root\n")
         return str(path)
+
+    def _last_words(self) -> str:
+        said = self._log.read_text(errors="replace").strip().splitlines()
+        return f"it said: {said[-1]}" if said else "it said nothing"

@@ -1,25 +1,22 @@
-"""The device of the demo: the agent as a process, and programs that hand events to it."""
+"""The device of the demo: the agent as a process, with the least configuration."""
 
-import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
-
-from agent import urequests
-from agent.control import NotRunning, ask
+from agent.control import ControlError, NotRunning, ask
 from agent.demo.broker import free_port
+from agent.demo.scene import Phase
 
 TOPIC = "demo/events"
-PAYLOAD = '{{"name": "demo_mqtt", "params": {{"number": {}}}}}'
 SECRET = "the-demo-needs-no-real-secret"  # noqa: S105 - GA4 never sees it
 
+# What the demo runs with. device_configs/demo.toml is for playing by hand: it has fixed ports.
 CONFIG = """\
 state_directory = "{state}"
+volatile = true  # the demo's directory may be in memory
 
 [stream.main]
 measurement_id = "G-DEMO000000"
@@ -59,76 +56,67 @@ class AgentProcess:
         )
         self._log = directory / "agent.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.phase: Phase = "not started"
 
     def start(self) -> None:
-        """Start it in the foreground of a process of its own."""
+        """Start it in the foreground of a process and session of its own.
+
+        Ctrl-C is for the demo, which then ends it.
+        """
         command = [sys.executable, "-m", "agent", "run", "--config", str(self._config)]
-        environ = os.environ | {"GA4_API_SECRET": SECRET, "PYTHONPATH": _here()}
+        environ = os.environ | {"GA4_API_SECRET": SECRET, "PYTHONPATH": _path()}
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(command, env=environ, stderr=output)  # noqa: S603 - ourselves
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                command, env=environ, stdout=output, stderr=output, start_new_session=True
+            )
+        self.phase = "starting"
+
+    def status(self) -> dict[str, Any] | None:
+        """What `status --json` shows; None while nobody answers."""
+        if self.phase == "ending":
+            return None  # it has better things to do
+        status: dict[str, Any] | None = self._ask("status")
+        if status is not None and self.phase == "starting":
+            self.phase = "running"
+        return status
+
+    def flush(self) -> None:
+        """Have it try now, whatever its backoff says."""
+        self._ask("flush")
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, no flush."""
-        if self._process is not None:
+        if self._process is not None and self.phase != "ended":
             self._process.kill()
             self._process.wait()
+            self.phase = "killed"
 
-    def end(self) -> int:
-        """SIGTERM, and its exit status."""
-        if self._process is None:
-            return 0
-        self._process.terminate()
-        return self._process.wait(timeout=60)
+    def terminate(self) -> None:
+        """SIGTERM: finish what is going on."""
+        if self._process is not None:
+            self.phase = "ending"
+            self._process.terminate()
 
-    def ask(self, command: str) -> Any:
-        """Ask over the control socket; None while nobody answers there."""
+    def ended(self) -> int | None:
+        """Its exit status; None while it runs."""
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            self.phase = "ended"
+        return code
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        said = self._log.read_text(errors="replace").strip().splitlines()
+        return f"it said: {said[-1]}" if said else "it said nothing"
+
+    def _ask(self, command: str) -> Any:
         try:
             return ask(self.state, command)
-        except (NotRunning, OSError):
-            return None
-
-    @property
-    def log(self) -> str:
-        """What it said."""
-        return self._log.read_text()
+        except (NotRunning, ControlError, OSError, ValueError):
+            return None  # ValueError: it was killed within its answer
 
 
-class Programs:
-    """Programs on the device that hand in numbered events, and remember what was acknowledged."""
-
-    def __init__(self, *, agent: AgentProcess, mqtt_port: int) -> None:
-        self._numbers = itertools.count(1)
-        self._url = f"http://127.0.0.1:{agent.http_port}/events"
-        self._mqtt = Client(CallbackAPIVersion.VERSION2)
-        self.acknowledged: set[int] = set()
-        self._mqtt.connect("127.0.0.1", mqtt_port)
-        self._mqtt.loop_start()
-
-    def by_http(self, count: int) -> None:
-        """POST events one by one; the agent answers when each is on the disk."""
-        for number in itertools.islice(self._numbers, count):
-            event = {"name": "demo_http", "params": {"number": number}}
-            with urequests.post(self._url, json=event, timeout=20) as response:
-                if response.status_code == 202:  # noqa: PLR2004 - Accepted
-                    self.acknowledged.add(number)
-
-    def by_mqtt(self, count: int) -> None:
-        """Publish events with QoS 1 and wait until the broker has all of them."""
-        published = {
-            number: self._mqtt.publish(TOPIC, PAYLOAD.format(number), qos=1)
-            for number in itertools.islice(self._numbers, count)
-        }
-        for number, message in published.items():
-            message.wait_for_publish(timeout=20)
-            if message.is_published():
-                self.acknowledged.add(number)
-
-    def end(self) -> None:
-        """Disconnect."""
-        self._mqtt.disconnect()
-        self._mqtt.loop_stop()
-
-
-def _here() -> str:
-    """Where this very package lies, so that a checkout runs itself and not another version."""
-    return str(Path(__file__).parents[2])
+def _path() -> str:
+    """Where modules are looked for: this very package first, so that a checkout runs itself."""
+    here = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))

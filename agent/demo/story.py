@@ -1,18 +1,18 @@
 """The story: events arrive, GA4 goes away, the agent is killed, everything arrives, it balances."""
 
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from agent.demo.broker import Broker, NoBroker
-from agent.demo.device import AgentProcess, Programs
-from agent.emulator import Emulator
+from agent.demo.balance import Balance, judge
+from agent.demo.broker import NoBroker
+from agent.demo.pace import Pace, Pause
+from agent.demo.scene import Scene, Sentence
+from agent.demo.stage import Stage
 
-EACH = 20  # events by each way in the first act
-MANY = 150  # events by each way during the outage
+EACH = 20  # events of each program in the first act
+MANY = 150  # events of each program during the outage
 PATIENCE = 15.0  # seconds for anything to happen that should
 LOOK = 0.05  # seconds between looks at another process
 
@@ -22,115 +22,185 @@ class Failed(Exception):  # noqa: N818 - the story's end
 
 
 class Story:
-    """Tells it with real parts in a directory of its own."""
+    """Tells it on a stage, to whoever is shown the scenes."""
 
-    def __init__(self, *, directory: Path, say: Callable[[str], None]) -> None:
-        self._directory = directory
-        self._say = say
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        show: Callable[[Scene], None],
+        pace: Pace,
+        pause: Pause,
+        patience: float = PATIENCE,
+    ) -> None:
+        """``show`` is called from one thread at a time; ``patience`` is in seconds."""
+        self._stage = stage
+        self._show = show
+        self._pace = pace
+        self._pause = pause
+        self._patience = patience
         self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._sentences: list[Sentence] = []
+        self._queue: list[int] = []
+        self._balance: Balance | None = None
 
     def tell(self) -> bool:
-        """Whether all that was acknowledged arrived, and the books balance."""
+        """Whether all that was acknowledged arrived, and the books balance. Raises Interrupted."""
         with ExitStack() as cleanup:
             try:
-                return self._acts(cleanup)
-            except (Failed, NoBroker) as failed:
-                self._line(str(failed))
+                self._prepare(cleanup)
+                self._arrivals()
+                self._outage()
+                self._kill()
+                self._drain()
+                return self._count()
+            except (Failed, NoBroker) as failure:
+                self._say(str(failure))
                 return False
 
-    def _acts(self, cleanup: ExitStack) -> bool:
-        emulator = cleanup.enter_context(Emulator())
-        broker = Broker(directory=self._directory)
-        cleanup.callback(broker.stop)
-        broker.start()
-        agent = AgentProcess(
-            directory=self._directory, endpoint=emulator.url, mqtt_port=broker.port
+    def look(self) -> None:
+        """Show the scene as it is now; from any thread."""
+        with self._lock:
+            sight = self._stage.look()
+            self._queue.append(sight.queued)
+            scene = Scene(
+                seconds=time.monotonic() - self._began,
+                sight=sight,
+                queue=tuple(self._queue),
+                sentences=tuple(self._sentences),
+                balance=self._balance,
+            )
+            self._show(scene)
+
+    # -- the acts -------------------------------------------------------------------------------
+
+    def _prepare(self, cleanup: ExitStack) -> None:
+        self._stage.set_up(cleanup, self._pause)
+        self._until_ready("the agent did not get ready")
+        broker = self._stage.broker.name
+        self._tell(f"a local GA4, {broker} and the agent are running on this machine")
+
+    def _arrivals(self) -> None:
+        self._stage.programs.start(each=EACH, rate=self._pace.calm)
+        # An empty queue too: GA4 must not go before its answer has come, or it is asked twice.
+        self._until(self._all_arrived, "not everything arrived")
+        self._tell(f"{EACH} events by MQTT and {EACH} by HTTP: all arrived at GA4")
+
+    def _outage(self) -> None:
+        self._stage.disconnect_ga4()
+        self._tell("GA4 is gone: the connection is refused from now on")
+        self._stage.programs.start(each=MANY, rate=self._pace.busy)
+        if self._stage.broker.redelivers:
+            half = 2 * EACH + MANY
+            programs = self._stage.programs
+            self._until(lambda: len(programs.acknowledged) >= half, "the events were not taken")
+        else:
+            self._finish_handing_in()
+
+    def _kill(self) -> None:
+        """In the middle of traffic, if the broker sends again what a dead agent did not take."""
+        busy = self._stage.programs.busy
+        self._stage.agent.kill()
+        self._say("kill -9: the agent is dead" + (", the programs go on sending" if busy else ""))
+        self._pause(self._pace.dead)
+        self._stage.agent.start()
+        self._until_ready("the agent did not come back")
+        self._tell(f"the agent is back, with {self._stage.queued()} events in its queue on disk")
+        if self._stage.broker.redelivers:
+            self._finish_handing_in()
+
+    def _finish_handing_in(self) -> None:
+        stage, programs = self._stage, self._stage.programs
+        self._until(lambda: not programs.busy, "the events were not taken")
+        wanted = len(programs.acknowledged)
+        self._until(lambda: stage.received() >= wanted, "events by MQTT did not reach the agent")
+        self._say(f"{2 * MANY} more events were acknowledged by the agent and the broker")
+        if programs.unanswered:
+            self._say(f"{programs.unanswered} times nobody answered, and a program tried again")
+        self._pause(self._pace.reading)
+
+    def _drain(self) -> None:
+        self._stage.connect_ga4(answer=self._pace.answer)
+        self._stage.agent.flush()
+        self._say("GA4 is back: the queue drains")
+        try:
+            self._until(self._all_arrived, "not everything arrived")
+        except Failed as failure:
+            self._say(str(failure))  # the balance says how much
+
+    def _count(self) -> bool:
+        agent = self._stage.agent
+        status = agent.status()
+        if status is None:
+            raise Failed(f"the agent does not answer; {agent.last_words()}")
+        agent.terminate()
+        self._until(lambda: agent.ended() is not None, "the agent did not end")
+        self._balance = judge(
+            acknowledged=self._stage.programs.acknowledged,
+            arrived=self._stage.arrived(),
+            ledger=status["ledger"],
+            ended=agent.ended() or 0,
         )
-        cleanup.callback(agent.kill)
-        agent.start()
-        self._until(lambda: self._ready(agent), "the agent did not get ready")
-        self._line(f"a local GA4, {broker.name} and the agent are running on this machine")
-        programs = Programs(agent=agent, mqtt_port=broker.port)
-        cleanup.callback(programs.end)
-        self._arrivals(emulator, programs)
-        self._outage(emulator, broker, agent, programs)
-        self._drain(emulator, agent, programs)
-        return self._balance(emulator, agent, programs)
+        self.look()
+        return self._balance.right
 
-    def _arrivals(self, emulator: Emulator, programs: Programs) -> None:
-        programs.by_mqtt(EACH)
-        programs.by_http(EACH)
-        self._all_arrive(emulator, programs)
-        self._line(f"{EACH} events by MQTT and {EACH} by HTTP: all arrived at GA4")
+    # -- telling and waiting --------------------------------------------------------------------
 
-    def _outage(
-        self, emulator: Emulator, broker: Broker, agent: AgentProcess, programs: Programs
-    ) -> None:
-        emulator.stop()
-        self._line("GA4 is gone: the connection is refused from now on")
-        programs.by_http(MANY)
-        programs.by_mqtt(MANY)
-        self._line(f"{2 * MANY} more events were acknowledged by the agent and the broker")
-        if not broker.redelivers:
-            wanted = len(programs.acknowledged)
-            self._until(lambda: self._received(agent) >= wanted, "MQTT events did not arrive")
-        agent.kill()
-        self._line("kill -9: the agent is dead in the middle of it")
-        agent.start()
-        self._until(lambda: self._ready(agent), "the agent did not come back")
-        self._line(f"the agent is back, with {self._queued(agent)} events in its queue on disk")
+    def _say(self, text: str) -> None:
+        self._sentences.append(Sentence(time.monotonic() - self._began, text))
+        self.look()
 
-    def _drain(self, emulator: Emulator, agent: AgentProcess, programs: Programs) -> None:
-        emulator.start()
-        agent.ask("flush")
-        self._line("GA4 is back: the queue drains")
-        self._all_arrive(emulator, programs)
-        self._until(lambda: self._queued(agent) == 0, "the queue did not empty")
+    def _tell(self, text: str) -> None:
+        """Say it, and leave time to read it."""
+        self._say(text)
+        self._pause(self._pace.reading)
 
-    def _balance(self, emulator: Emulator, agent: AgentProcess, programs: Programs) -> bool:
-        ledger = agent.ask("status")["ledger"]
-        status = agent.end()
-        arrived = Counter(event["params"]["number"] for event in emulator.events())
-        missing = programs.acknowledged - arrived.keys()
-        repeats = arrived.total() - len(arrived)
-        dropped = sum(ledger["dropped"].values())
-        self._line(
-            f"acknowledged {len(programs.acknowledged)} = arrived {len(arrived)}"
-            f", missing {len(missing)}, sent twice {repeats}"
+    def _all_arrived(self) -> bool:
+        programs = self._stage.programs
+        return (
+            not programs.busy
+            and programs.acknowledged <= set(self._stage.arrived())
+            and self._stage.queued() == 0
         )
-        self._line(
-            f"ledger: received {ledger['received']} = sent {ledger['sent']} + queued "
-            f"{ledger['queued']} + dead {ledger['dead']} + dropped {dropped}"
-        )
-        right = not missing and ledger["balanced"] and ledger["sent"] == arrived.total()
-        self._line("the books balance" if right and status == 0 else "THE BOOKS DO NOT BALANCE")
-        return bool(right) and status == 0
 
-    def _all_arrive(self, emulator: Emulator, programs: Programs) -> None:
-        def arrived() -> bool:
-            return programs.acknowledged <= {e["params"]["number"] for e in emulator.events()}
-
-        if not emulator.wait_for(arrived, PATIENCE):
-            raise Failed("not everything arrived")
-
-    def _ready(self, agent: AgentProcess) -> bool:
-        status = agent.ask("status")
-        return status is not None and not status["sources"]["mqtt"]["problem"]
-
-    def _queued(self, agent: AgentProcess) -> int:
-        status: dict[str, Any] = agent.ask("status") or {}
-        return int(status.get("queue", {}).get("events", -1))
-
-    def _received(self, agent: AgentProcess) -> int:
-        status: dict[str, Any] = agent.ask("status") or {}
-        return int(status.get("ledger", {}).get("received", -1))
+    def _until_ready(self, otherwise: str) -> None:
+        agent = self._stage.agent
+        try:
+            self._until(lambda: self._stage.ready() or agent.ended() is not None, otherwise)
+        except Failed:
+            raise Failed(f"{otherwise}; {agent.last_words()}") from None
+        if agent.ended() is not None:
+            raise Failed(f"{otherwise}; {agent.last_words()}")
 
     def _until(self, condition: Callable[[], bool], otherwise: str) -> None:
-        until = time.monotonic() + PATIENCE
+        """Wait for it, but not for ever. Raises Failed, Interrupted."""
+        until = time.monotonic() + self._patience
         while not condition():
             if time.monotonic() > until:
                 raise Failed(otherwise)
-            time.sleep(LOOK)
+            self._pause(LOOK)
 
-    def _line(self, text: str) -> None:
-        self._say(f"{time.monotonic() - self._began:5.1f} s  {text}")
+
+@contextmanager
+def watching(look: Callable[[], None], *, every: float) -> Iterator[None]:
+    """Look every so many seconds, from a thread; what goes wrong there is raised at the end."""
+    stop = threading.Event()
+    bugs: list[Exception] = []
+
+    def run() -> None:
+        try:
+            while not stop.wait(every):
+                look()
+        except Exception as bug:
+            bugs.append(bug)
+
+    thread = threading.Thread(target=run, name="watching")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        if bugs:
+            raise bugs[0]
