@@ -4,20 +4,35 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write(
+    path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
     """Replace the file; when it returns, the new content survives a power cut.
 
-    ``mode`` is what the file has in the end, whatever the umask is.
+    ``mode`` is what the file has in the end, whatever the umask is; ``owner`` are the ids of its
+    user and group, for root to give. What cannot be written leaves nothing behind. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # What a kill left; or a link that a folder's user has laid so that root writes elsewhere.
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        _fill(descriptor, data, mode, owner)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _fill(descriptor: int, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
     with os.fdopen(descriptor, "wb") as file:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         file.write(data)
         file.flush()
         os.fsync(descriptor)
-    temporary.replace(path)
-    sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -34,6 +34,11 @@ def config_path(given: Path | None, environ: Mapping[str, str] = os.environ) -> 
     return given or Path(environ.get(VARIABLE) or DEFAULT)
 
 
+def credentials_folder(path: Path) -> Path:
+    """The folder of secrets, a file for each stream, that systemd hands to the service."""
+    return path.absolute().parent / "credentials"
+
+
 def choose(path: Path, *, environ: Mapping[str, str]) -> Chosen:
     """Load the file or, if it is no good, the last one that was. Raises ConfigError if none."""
     try:

@@ -69,6 +69,17 @@ class Clock:
         """The time now."""
         return Stamp(self._wall(), self._boot(), self.boot_id, self.trusted)
 
+    def stamp_of(self, wall_us: int) -> Stamp:
+        """The time that the wall clock showed at an earlier moment, such as a file's.
+
+        If that was before this boot, or by a clock that was another then, nobody knows its boot.
+        """
+        now = self.stamp()
+        ago = max(0, now.wall_us - wall_us)
+        if ago > now.boot_us:
+            return Stamp(wall_us, 0, "", trusted=False)
+        return Stamp(now.wall_us - ago, now.boot_us - ago, now.boot_id, now.trusted)
+
     def age_s(self, stamp: Stamp) -> float:
         """Seconds since the stamp; of another boot only the wall clock can tell, at least 0."""
         age = self.age_in_this_boot_s(stamp)

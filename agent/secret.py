@@ -94,14 +94,14 @@ def find_secret(
     try the next. None: there is no secret anywhere. Raises SecretError.
     """
     if file is not None:
-        return _clean(_read(file, private=True), place=str(file))
+        return clean(_read(file, private=True), place=str(file))
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder and _exists(path := Path(folder, credential)):
-        return _clean(_read(path, private=False), place=str(path))
+        return clean(_read(path, private=False), place=str(path))
     if variable in environ:
         # os.environ holds undecodable bytes as surrogates; here they turn back into bytes.
         raw = environ[variable].encode("utf-8", "surrogateescape")
-        return _clean(raw, place=f"the environment variable {variable}")
+        return clean(raw, place=f"the environment variable {variable}")
     return None
 
 
@@ -146,8 +146,12 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"cannot use {path}: found {reason}, expected a readable file with the secret; {cure}"
 
 
-def _clean(raw: bytes, *, place: str) -> Secret:
-    """Strip what editors and `echo` add; refuse what can only be damage or the wrong file."""
+def clean(raw: bytes, *, place: str) -> Secret:
+    """The secret in these bytes. `place` is where they were found, for messages.
+
+    Strips what editors and `echo` add; refuses what can only be damage or the wrong file. Raises
+    SecretError.
+    """
     if len(raw) > _BYTES_MAX:
         raise SecretError(
             f"cannot use {place}: found more than 4 KiB, expected one line with the secret"

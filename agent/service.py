@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent import boot_config, wiring
+from agent import boot_config, jsontext, upkeep, wiring
 from agent.boot_config import Chosen
 from agent.config import Config, ConfigError, HttpSettings
-from agent.control import ControlSocket
+from agent.control import ControlError, ControlSocket
 from agent.delivery.shipper import Shipper
-from agent.event import Event, Stream
-from agent.intake.door import Door
-from agent.intake.mqtt import MqttSource
+from agent.event import Event, Json, Stream
+from agent.intake.door import Accepted, Door, Full, Refused
+from agent.intake.parse import Shape
+from agent.intake.sorting import Message
+from agent.intake.source import Source
 from agent.mounts import MOUNTINFO, is_volatile
 from agent.progress import stuck
 from agent.queue.event_queue import StorageError
+from agent.recent import Recent
 from agent.secret import Secret
 from agent.status import Observation, Status, status_of
 from agent.wiring import Ground
@@ -38,7 +41,7 @@ class Parts:
     streams: Mapping[str, Stream]
     door: Door
     shipper: Shipper
-    mqtt: MqttSource | None
+    sources: Mapping[str, Source]
     sending: Sequence[Worker]
     taking: Sequence[Worker]
     secret_problems: Sequence[str]
@@ -59,6 +62,7 @@ class Service:
         self._chosen = chosen
         self._ground = ground
         self._on_bug = on_bug
+        self._recent = Recent()
         self._directory = chosen.config.state_directory
         self._in_memory = is_volatile(self._directory.resolve(), MOUNTINFO.read_text())
         self._parts = self._built(chosen.config)
@@ -131,6 +135,23 @@ class Service:
         """Deliver again."""
         self._parts.shipper.resume()
 
+    def send(self, event: Json) -> dict[str, int]:
+        """Take an event that the command line hands in. Raises ControlError if it is not taken."""
+        message = Message(source="send", payload=jsontext.dumps(event), shape=Shape.SPOOL)
+        match self._parts.door.admit(message):
+            case Accepted(number):
+                return {"accepted": number}
+            case Refused(reasons):
+                raise ControlError(f"cannot take the event: {'; '.join(map(str, reasons))}")
+            case Full(reason):
+                raise ControlError(f"cannot take the event now: {reason}")
+
+    def recent(self, after: Json = None) -> dict[str, Json]:
+        """What came in after the number that the last look gave, for who looks on."""
+        if after is not None and type(after) is not int:
+            raise ControlError("cannot look on: expected the number that the last look gave")
+        return self._recent.after(after).document
+
     # -- looking after it -------------------------------------------------------------------
 
     def stuck(self) -> tuple[str, ...]:
@@ -178,8 +199,8 @@ class Service:
 
     def _source_problems(self, parts: Parts) -> dict[str, str | None]:
         problems = {worker.name: worker.problem for worker in (*self._http, *parts.taking)}
-        if parts.mqtt and not problems.get("mqtt"):
-            problems["mqtt"] = parts.mqtt.problem
+        for name, source in parts.sources.items():
+            problems[name] = problems.get(name) or source.problem
         return problems
 
     # -- parts ------------------------------------------------------------------------------
@@ -205,11 +226,9 @@ class Service:
     def _built(self, config: Config) -> Parts:
         ground = self._ground
         streams, problems = wiring.streams(config, ground.environ)
-        door = wiring.door(config, ground, streams)
+        door = wiring.door(config, ground, streams, on_taken=self._recent.note)
         shipper = wiring.shipper(config, ground, streams)
-        mqtt, mqtt_problems = None, list[str]()
-        if config.mqtt is not None:
-            mqtt, mqtt_problems = wiring.mqtt(config.mqtt, ground, door)
+        sources, source_problems = wiring.sources(config, ground, door)
         patience = SOURCE_PATIENCE + config.delivery.timeout
         names = [f"shipper-{n + 1}" for n in range(config.delivery.connections)]
         return Parts(
@@ -217,10 +236,10 @@ class Service:
             streams=streams,
             door=door,
             shipper=shipper,
-            mqtt=mqtt,
+            sources=sources,
             sending=[self._worker(n, shipper.run, patience, shipper.stop) for n in names],
-            taking=[self._worker("mqtt", mqtt.run, patience)] if mqtt else [],
-            secret_problems=[*problems, *mqtt_problems],
+            taking=[self._worker(name, source.run, patience) for name, source in sources.items()],
+            secret_problems=[*problems, *source_problems],
         )
 
     def _renew_http(self, settings: HttpSettings) -> bool:
@@ -248,11 +267,14 @@ class Service:
         return self._worker("http", source.run, SOURCE_PATIENCE)
 
     def _control_worker(self) -> Worker:
-        commands: dict[str, Callable[[], Any]] = {
+        commands: dict[str, Callable[..., Any]] = {
             "status": lambda: self.status().document,
             "flush": self.flush,
             "pause": self.pause,
             "resume": self.resume,
+            "send": self.send,
+            "recent": self.recent,
+            **upkeep.commands(self._ground.queue),
         }
         control = ControlSocket(directory=self._directory, commands=commands, on_bug=self._on_bug)
         return self._worker("control", control.run, SOURCE_PATIENCE)

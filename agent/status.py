@@ -61,6 +61,7 @@ def status_of(seen: Observation, clock: Clock) -> Status:
         "reason": reason,
         "version": __version__,
         "running": seen.running,
+        "paused": seen.paused,
         "volatile": seen.volatile,
         "queue": _queue(seen, clock),
         "ledger": books | {"balanced": seen.books.balanced},

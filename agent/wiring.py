@@ -4,14 +4,14 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.bell import Bell
 from agent.clock import Clock
-from agent.config import Config, HttpSettings, MqttSettings, StreamSettings
+from agent.config import Config, HttpSettings, MqttSettings, StreamSettings, SubscriptionSettings
 from agent.delivery.backoff import Backoff
 from agent.delivery.outlet import Outlet
 from agent.delivery.shipper import Shipper
@@ -20,14 +20,23 @@ from agent.event import Priority, Stream
 from agent.intake.door import Door
 from agent.intake.http import Application, Guard, HttpSource
 from agent.intake.identity import Device, Identity
+from agent.intake.mapping import Rule
 from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
-from agent.intake.sorting import Sorter
+from agent.intake.sorting import Message, Sorted, Sorter
+from agent.intake.source import Source
+from agent.intake.spool import SOURCE as SPOOL
+from agent.intake.spool import SpoolSource
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.secret import Secret, SecretError, find_secret
 from agent.stepwise import Condemned, Stepwise
+from agent.template import Template
+from agent.topic import TopicFilter
 from agent.urequests import Client
 
 MQTT = "mqtt"  # where the topics that the broker knows of are kept
+MAPPED_TEXTS = (
+    "client_id", "app_instance_id", "user_id", "event_id", "actor", "session", "stream", "priority",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +52,23 @@ class Ground:
     condemned: Condemned
 
 
-def streams(config: Config, environ: Mapping[str, str]) -> tuple[dict[str, Stream], list[str]]:
-    """The streams with their secrets, and what is wrong with secrets that could not be had."""
+def streams(
+    config: Config, environ: Mapping[str, str], credentials: Path | None = None
+) -> tuple[dict[str, Stream], list[str]]:
+    """The streams with their secrets, and what is wrong with secrets that could not be had.
+
+    ``credentials``: the folder that systemd hands to the service, for a command that runs
+    without systemd.
+    """
     made: dict[str, Stream] = {}
     problems: list[str] = []
     for name, settings in config.stream.items():
         secret, problem = _secret(
             f"api_secret_{name}", settings.api_secret_file, "GA4_API_SECRET", environ
         )
+        if secret is None and not problem and credentials:
+            handed = {"CREDENTIALS_DIRECTORY": str(credentials)}
+            secret, problem = _secret(name, None, "", handed)
         problems += [problem] if problem else []
         made[name] = _stream(name, settings, secret)
     return made, problems
@@ -77,7 +95,13 @@ def _secret(
     return found, None
 
 
-def door(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Door:
+def door(
+    config: Config,
+    ground: Ground,
+    made: Mapping[str, Stream],
+    *,
+    on_taken: Callable[[Message, Sorted], None],
+) -> Door:
     """The door that all sources share."""
     return Door(
         queue=ground.queue,
@@ -85,6 +109,7 @@ def door(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Door:
         sorter=sorter(config, ground.identity, made),
         stepwise=ground.stepwise,
         condemned=ground.condemned,
+        on_taken=on_taken,
     )
 
 
@@ -102,6 +127,12 @@ def sorter(config: Config, identity: Identity, made: Mapping[str, Stream]) -> So
         params=config.device.params,
         new_id=lambda: secrets.token_hex(8),
     )
+
+
+def dry_sorter(config: Config) -> Sorter:
+    """A sorter to look what a message would become, without the state directory's ids."""
+    made = {name: _stream(name, settings, None) for name, settings in config.stream.items()}
+    return sorter(config, Identity("1.1", "unknown"), made)
 
 
 def shipper(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Shipper:
@@ -132,7 +163,20 @@ def shipper(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Shipp
     )
 
 
-def mqtt(settings: MqttSettings, ground: Ground, the_door: Door) -> tuple[MqttSource, list[str]]:
+def sources(config: Config, ground: Ground, the_door: Door) -> tuple[dict[str, Source], list[str]]:
+    """The sources beside HTTP, and what is wrong with their secrets."""
+    made: dict[str, Source] = {}
+    problems: list[str] = []
+    if config.mqtt is not None:
+        made["mqtt"], problems = mqtt(config.mqtt, ground, the_door, streams=config.stream)
+    if config.spool.enabled:
+        made["spool"] = spool(config, ground, the_door)
+    return made, problems
+
+
+def mqtt(
+    settings: MqttSettings, ground: Ground, the_door: Door, *, streams: Collection[str]
+) -> tuple[MqttSource, list[str]]:
     """The MQTT source, and what is wrong with its password if it could not be had."""
     password, problem = _secret(
         "mqtt_password", settings.password_file, "GA4_MQTT_PASSWORD", ground.environ
@@ -140,21 +184,65 @@ def mqtt(settings: MqttSettings, ground: Ground, the_door: Door) -> tuple[MqttSo
     source = MqttSource(
         door=the_door,
         broker=_broker(settings, password, ground.identity),
-        subscriptions=[
-            Subscription(
-                topic=s.topic,
-                stream=s.stream,
-                priority=Priority[s.priority.upper()],
-                retained=s.retained,
-            )
-            for s in settings.subscriptions
-        ],
+        subscriptions=subscriptions(settings, streams),
         reconnect_max=settings.reconnect_max,
         random=random.random,
         known_topics=ground.queue.source_state(MQTT),
         remember=lambda topics: _remember_topics(ground.queue, topics),
     )
     return source, [problem] if problem else []
+
+
+def subscriptions(settings: MqttSettings, streams: Collection[str]) -> list[Subscription]:
+    """What is subscribed; ``streams``: the names that a mapping may pick."""
+    return [_subscription(each, streams) for each in settings.subscriptions]
+
+
+def _subscription(settings: SubscriptionSettings, streams: Collection[str]) -> Subscription:
+    """A stream or priority that a message decides is the rule's."""
+    topic = TopicFilter.read(settings.topic)
+    fixed = {
+        key: text
+        for key in ("stream", "priority")
+        if (text := getattr(settings, key)) and Template.read(text, topic.names).constant
+    }
+    return Subscription(
+        topic=topic.plain,
+        stream=fixed.get("stream"),
+        priority=Priority[fixed.get("priority", "normal").upper()],
+        retained=settings.retained,
+        rule=_rule(settings, topic, streams, fixed),
+    )
+
+
+def _rule(
+    settings: SubscriptionSettings,
+    topic: TopicFilter,
+    streams: Collection[str],
+    fixed: Collection[str],
+) -> Rule | None:
+    """The mapping; None where there is none."""
+    said = {"name": settings.event} | {key: getattr(settings, key) for key in MAPPED_TEXTS}
+    texts = {key: text for key, text in said.items() if text is not None and key not in fixed}
+    if not texts and not settings.params and not settings.user_properties:
+        return None
+    return Rule.read(
+        topic,
+        texts=texts,
+        params=settings.params,
+        user_properties=settings.user_properties,
+        streams=streams,
+    )
+
+
+def spool(config: Config, ground: Ground, the_door: Door) -> SpoolSource:
+    """The spool source."""
+    return SpoolSource(
+        door=the_door,
+        clock=ground.clock,
+        directory=config.spool_directory,
+        marks=lambda: ground.queue.source_state(SPOOL),
+    )
 
 
 def _remember_topics(queue: EventQueue, topics: Sequence[str]) -> None:

@@ -84,3 +84,39 @@ def test_the_kernel_can_be_asked_whether_ntp_has_set_the_clock():
     said = kernel_synchronised()
     assert isinstance(said, bool)
     assert Clock().stamp().trusted in (said, True)
+
+
+# The stamp of an earlier moment
+
+HERE = {"wall": 5_000_000_000, "boot": 60_000_000, "boot_id": "here"}
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_moment_in_this_boot_gets_both_clocks_and_the_trust_of_now(trusted):
+    now = clock(**HERE, synchronised=lambda: trusted)
+    for ago in (0, 1, 59_000_000, 60_000_000):
+        made = now.stamp_of(5_000_000_000 - ago)
+        assert made == Stamp(5_000_000_000 - ago, 60_000_000 - ago, "here", trusted)
+        assert now.age_s(made) == ago / 1e6
+
+
+def test_a_moment_before_this_boot_has_no_boot_and_no_trust():
+    now = clock(**HERE, synchronised=lambda: True)
+    assert now.stamp_of(4_939_999_999) == Stamp(4_939_999_999, 0, "", trusted=False)
+    assert now.stamp_of(0) == Stamp(0, 0, "", trusted=False)
+
+
+def test_a_moment_in_the_future_is_now():
+    """A copied file, or a clock that was set back."""
+    now = clock(**HERE)
+    assert now.stamp_of(5_000_000_001) == now.stamp_of(2**53) == now.stamp()
+
+
+@given(wall=MICROS, boot=MICROS, moment=MICROS)
+def test_the_stamp_of_a_moment_is_never_in_the_future_and_never_negative(wall, boot, moment):
+    now = clock(wall=wall, boot=boot)
+    made = now.stamp_of(moment)
+    assert 0 <= made.wall_us <= wall
+    assert 0 <= made.boot_us <= boot
+    assert made.wall_us == min(wall, moment)
+    assert now.age_s(made) == pytest.approx((wall - made.wall_us) / 1e6)

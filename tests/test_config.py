@@ -21,6 +21,7 @@ from agent.config import (
     NetworkSettings,
     Problem,
     QueueSettings,
+    SpoolSettings,
     StreamSettings,
     SubscriptionSettings,
     load,
@@ -171,6 +172,11 @@ def test_the_first_stream_of_the_file_is_the_default_one():
     assert config.default_stream == "z"
 
 
+def test_the_spool_folder_lies_in_the_state_directory_unless_it_is_named():
+    assert parse('state_directory = "/s"', name="F").spool_directory == Path("/s/spool")
+    assert parse('[spool]\ndirectory = "/x"', name="F").spool_directory == Path("/x")
+
+
 def test_http_is_turned_off_by_its_table_and_on_without_one():
     assert parse("[http]\nenabled = false", name="F").http.enabled is False
     assert parse("", name="F").http.enabled is True
@@ -223,6 +229,9 @@ def test_an_endpoint_is_kept_in_lower_case_so_that_hosts_can_be_compared():
         "$SYS/#",
         "$share/g/a/+/#",
         "ä b/c",
+        "a/+b/c",
+        "+_a/+B2/#rest",
+        "$share/g/+site/#",
     ],
 )
 def test_sound_topic_filters_are_taken(topic):
@@ -262,6 +271,7 @@ PROXY = "a proxy URL such as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
 NOT_SHOWN = "another text (not shown)"
 MAYBE_SECRET = "a text that may hold a secret (not shown)"
 LEVEL_PLUS = "+ as a whole level, as in kiosk/+/events"
+WILDCARD_NAMES = "names of letters, digits and _ behind + and #, as in kiosk/+site/#rest"
 LEVEL_HASH = "# as the whole last level, as in kiosk/#"
 ORIGIN = 'an origin such as "https://kiosk.example", or "null" for pages from files'
 
@@ -335,6 +345,10 @@ TABLES = {
         ('threads = "8"', "threads", "'8'", "a whole number from 2 to 64"),
         (f"threads = {10**25}", "threads", "a huge number", "a whole number from 2 to 64"),
     ],
+    "spool": [
+        ('directory = "spool"', "directory", "'spool'", ABSOLUTE),
+        ("enabled = 1", "enabled", "1", "true or false"),
+    ],
     "queue": [
         ('max_bytes = "1 MiB"', "max_bytes", "'1 MiB'", "a size from 4 MiB to 256 GiB"),
         ("max_bytes = []", "max_bytes", "an empty array", "a size from 4 MiB to 256 GiB"),
@@ -370,7 +384,15 @@ MQTT_KEYS = [
 TOPICS = [
     ("", "''", "a topic or a filter such as kiosk/+/events"),
     ("a+", "'a+'", LEVEL_PLUS),
-    ("a/+b/c", "'a/+b/c'", LEVEL_PLUS),
+    ("a/b+/c", "'a/b+/c'", LEVEL_PLUS),
+    ("a/+b+/c", "'a/+b+/c'", LEVEL_PLUS),
+    ("a/#b/c", "'a/#b/c'", LEVEL_HASH),
+    ("a/+1b/c", "'a/+1b/c'", WILDCARD_NAMES),
+    ("a/+b-c/d", "'a/+b-c/d'", WILDCARD_NAMES),
+    ("a/#b c", "'a/#b c'", WILDCARD_NAMES),
+    ("+json/a", "'+json/a'", "other names of wildcards than json, value, topic"),
+    ("+a/#a", "'+a/#a'", "each name of a wildcard once"),
+    ("$share/+g/a", "'$share/+g/a'", "$share/GROUP/FILTER, the group without + and #"),
     ("a/#/b", "'a/#/b'", LEVEL_HASH),
     ("a#", "'a#'", LEVEL_HASH),
     ("a\\u0000", r"'a\x00'", "no NUL and 65535 bytes at most"),
@@ -586,6 +608,163 @@ def test_a_missing_key_or_a_broken_rule_between_keys_is_told(text, expected):
 )
 def test_an_address_that_others_can_reach_is_taken_with_a_token_or_when_unused(more):
     assert parse(f"[http]\n{more}", name="F").http.address
+
+
+# The mapping of a subscription
+
+WHERE = "mqtt.subscriptions[0]"
+NAMED = '[[mqtt.subscriptions]]\ntopic = "kiosk/+site/#rest"\n'
+KNOWN_NAMES = "one of site, rest, json.…, value, topic"
+
+
+def mapped(keys, *, topic=NAMED):
+    return f"{STREAM}{MQTT}{topic}{keys}"
+
+
+def test_a_mapping_loads_as_it_was_written():
+    text = mapped(
+        """
+        event = "{rest}"
+        params = { site = "{site}", price = "{json.price}", n = 2, open = true }
+        client_id = "{json.visitor?}"
+        user_properties = { tier = "gold" }
+        event_id = "{json.sale}"
+        stream = "{json.stream}"
+        priority = "{json.priority?}"
+        actor = "human"
+        session = "start"
+        """
+    )
+    [subscription] = parse(text, name="F").mqtt.subscriptions
+    assert subscription == SubscriptionSettings(
+        topic="kiosk/+site/#rest",
+        event="{rest}",
+        params={"site": "{site}", "price": "{json.price}", "n": 2, "open": True},
+        client_id="{json.visitor?}",
+        user_properties={"tier": "gold"},
+        event_id="{json.sale}",
+        stream="{json.stream}",
+        priority="{json.priority?}",
+        actor="human",
+        session="start",
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "at", "told"),
+    [
+        ('event = "{sote}"', "event", f"{{sote}}, expected {KNOWN_NAMES}; did you mean site?"),
+        (
+            'event = "e"\nparams.price = "{jsn.price}"',
+            "params.price",
+            f"{{jsn.price}}, expected {KNOWN_NAMES}",
+        ),
+        (
+            'event = "e"\nuser_properties.u = "{json}"',
+            "user_properties.u",
+            "{json}, expected a field such as {json.price} or {json.items.0.price}",
+        ),
+        (
+            'event = "e"\nclient_id = "{site"',
+            "client_id",
+            "{ without }, expected a placeholder such as {json.NAME}, or {{ for a brace",
+        ),
+        (
+            'event = "e"\nuser_id = "{site?}"',
+            "user_id",
+            "{site?}, expected {site}: only a field can be missing",
+        ),
+        ('event = ""', "event", "'', expected the name of an event, or a template"),
+        ("event = 1", "event", "1, expected the name of an event, or a template"),
+        (
+            'event = "{json.name?}"',
+            "event",
+            "{json.name?}, expected {json.name}, because an event cannot do without a name",
+        ),
+        ("params = 1", "params", "a number, expected a table of names and values"),
+        ("params.a = [1]", "params.a", f"an array, expected {SCALAR}"),
+        (
+            'client_id = ""',
+            "client_id",
+            f"{NOT_SHOWN}, expected one line of 1 to 256 characters for the client id",
+        ),
+        ("user_id = 5", "user_id", "a number, expected one line of 1 to 256 characters for the user id"),
+        ('app_instance_id = "ff"', "app_instance_id", f"{NOT_SHOWN}, expected 32 hexadecimal digits"),
+        ('priority = "urgent"', "priority", ''''urgent', expected "high" or "normal" or "low"'''),
+        ("priority = 1", "priority", '1, expected "high" or "normal" or "low"'),
+        ('priority = "{{high}}"', "priority", ''''{high}', expected "high" or "normal" or "low"'''),
+        ('actor = "robot"', "actor", ''''robot', expected "human" or "machine"'''),
+        ('session = "on"', "session", ''''on', expected "start" or "end"'''),
+        ('stream = "{{a}}"', "stream", "'{{a}}', expected one of the streams main"),
+        (
+            'event = "{json.name}"\nparams.v = "{value}"',
+            "params.v",
+            ("{value} and {json.…} in one mapping, "
+            "expected one of the two: a payload is a bare value or JSON"),
+        ),
+        (
+            'params.v = "is {value}"',
+            "params.v",
+            ("{value} without event, expected event beside it, "
+            "because without it the payload is JSON events"),
+        ),
+        (
+            'event_id = "{json.id}"',
+            "event_id",
+            ("an event_id without event, expected event beside it, "
+            "because JSON events bring their own ids"),
+        ),
+        (
+            'event = "e"\nevent_id = "{site}"',
+            "event_id",
+            ("the same event_id for different messages, "
+            "expected something of the payload in it, such as {json.id}"),
+        ),
+        (
+            'evnt = "e"',
+            "evnt",
+            "an unknown key, expected a key of [[mqtt.subscriptions]]; did you mean event?",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_no_message_could_go_through_is_refused(keys, at, told):
+    assert lines(mapped(keys)) == [f"F: {WHERE}.{at}: found {told}"]
+
+
+def test_every_mistake_of_a_mapping_is_told_at_once():
+    text = mapped('event = "{a}"\nparams = { b = "{b}", c = "{" }\nactor = "x"\nstream = "y"')
+    assert [problem.key for problem in problems(text)] == [
+        f"{WHERE}.{key}" for key in ("event", "params.b", "params.c", "actor", "stream")
+    ]
+
+
+def test_of_a_topic_that_is_none_only_the_topic_is_told():
+    text = mapped('event = "{site}"', topic='[[mqtt.subscriptions]]\ntopic = "+json/+site"\n')
+    assert [problem.key for problem in problems(text)] == [f"{WHERE}.topic"]
+
+
+def test_two_names_do_not_make_two_filters_of_one():
+    text = f'{MQTT}[[mqtt.subscriptions]]\ntopic = "a/+x"\n[[mqtt.subscriptions]]\ntopic = "a/+"'
+    assert lines(text) == [
+        (
+            "F: mqtt.subscriptions[1].topic: found the topic of mqtt.subscriptions[0] again, "
+            "expected each topic once"
+        )
+    ]
+
+
+def test_a_stream_from_the_message_needs_streams_to_choose_from():
+    assert [problem.key for problem in problems(f'{MQTT}{NAMED}stream = "{{site}}"')] == [
+        f"{WHERE}.stream"
+    ]
+
+
+def test_ids_and_params_of_a_mapping_are_in_no_repr_and_no_message():
+    keys = ["client_id", "user_id", "event_id", "app_instance_id"]
+    text = "\n".join(f'{key} = "marker\\n"' for key in keys)
+    assert "marker" not in "".join(lines(mapped(text)))
+    sound = 'client_id = "marker"\nuser_id = "marker"\nparams.a = "marker"\nuser_properties.a = "marker"'
+    assert "marker" not in repr(parse(mapped(sound), name="F"))
 
 
 # Unknown keys
@@ -815,6 +994,7 @@ SETTINGS = {
     "http": HttpSettings,
     "mqtt": MqttSettings,
     "mqtt.subscriptions": SubscriptionSettings,
+    "spool": SpoolSettings,
     "queue": QueueSettings,
     "delivery": DeliverySettings,
     "network": NetworkSettings,
@@ -859,7 +1039,7 @@ DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=4) | st.fixed_dictionaries(
                 "protocol": SCALARS,
             },
         ),
-        **tables("device", "http", "queue", "delivery", "network", "log"),
+        **tables("device", "http", "spool", "queue", "delivery", "network", "log"),
     },
 )
 
@@ -980,15 +1160,3 @@ def test_every_setting_of_the_reference_is_explained_and_says_when_it_has_no_def
 
 def test_the_reference_as_it_is_changes_nothing():
     assert load(FOLDER / "agent.toml") == Config()
-
-
-def test_the_demo_configuration_stays_on_this_machine():
-    config = load(FOLDER / "demo.toml")
-    assert config.state_directory == Path("/tmp/ga4-agent-demo")
-    assert config.volatile is True
-    assert config.stream == {
-        "main": StreamSettings(measurement_id="G-DEMO000000", endpoint="http://127.0.0.1:8790")
-    }
-    assert config.http.address == ("127.0.0.1", 8787)
-    assert (config.mqtt.host, config.mqtt.broker_port) == ("127.0.0.1", 1883)
-    assert [each.topic for each in config.mqtt.subscriptions] == ["demo/events"]

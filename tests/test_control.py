@@ -1,5 +1,6 @@
 """Commands to the running daemon, over its real socket."""
 
+import inspect
 import json
 import os
 import socket
@@ -25,10 +26,12 @@ def listening(directory, **commands):
     bugs, called = [], []
 
     def noted(name, command):
-        def call():
+        def call(**arguments):
             called.append(name)
-            return command()
+            return command(**arguments)
 
+        # `dict` stands for a command without arguments.
+        call.__signature__ = inspect.Signature() if command is dict else inspect.signature(command)
         return call
 
     made = ControlSocket(
@@ -164,6 +167,151 @@ def test_who_asks_nothing_holds_up_nobody_else(tmp_path):
         assert ask(tmp_path, "status") == {}
 
 
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 0, -3, 2.5, 2**70, "", "é \u2028 \n", [], [1, [2]], {}, {"a": {"b": [None]}}],
+)
+def test_an_argument_arrives_as_what_it_is(tmp_path, value):
+    with listening(tmp_path, send=lambda event: event):
+        answer = ask(tmp_path, "send", event=value)
+    assert (answer, type(answer)) == (value, type(value))
+
+
+def test_an_argument_that_may_be_left_out_may_be_left_out(tmp_path):
+    with listening(tmp_path, recent=lambda after=None: [after]):
+        assert ask(tmp_path, "recent") == [None]
+        assert ask(tmp_path, "recent", after=3) == [3]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"evnt": 1},
+        {"event": 1, "more": 2},
+        {"self": 1},
+        {"": 1},
+        {"a b": 1},
+        {"event": 1, "self": 1},
+    ],
+    ids=str,
+)
+def test_other_arguments_than_those_of_the_command_do_nothing(tmp_path, arguments):
+    with listening(tmp_path, send=lambda event: event) as (called, bugs):
+        with pytest.raises(ControlError, match="expected"):
+            ask(tmp_path, "send", **arguments)
+        assert ask(tmp_path, "send", event=1) == 1
+    assert (called, bugs) == (["send"], [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b'"\\ud800"',
+        b'"\xff"',
+        b"9" * 5000,
+        b"[" * 100 + b"]" * 100,
+        b'{"a":' * 60_000 + b"1" + b"}" * 60_000,
+        b"1} {",
+        b'"' + b"x" * control.LINE_MAX + b'"',
+    ],
+    ids=lambda value: value[:10].decode("ascii", "replace"),
+)
+def test_an_argument_that_cannot_travel_does_nothing(tmp_path, value):
+    line = b'{"command": "send", "event": ' + value + b"}\n"
+    with listening(tmp_path, send=lambda event: event) as (called, bugs):
+        with suppress(ConnectionError):  # of what is too long the end is not even read
+            assert "error" in json.loads(send(tmp_path, line))
+        assert ask(tmp_path, "send", event=1) == 1
+    assert (called, bugs) == (["send"], [])
+
+
+def test_a_command_that_refuses_says_why_and_that_is_no_bug(tmp_path):
+    def refuse(event):
+        raise ControlError(f"cannot take {event}: found none, expected one")
+
+    with (
+        listening(tmp_path, send=refuse) as (_, bugs),
+        pytest.raises(ControlError, match="cannot take 7: found none, expected one"),
+    ):
+        ask(tmp_path, "send", event=7)
+    assert bugs == []
+
+
+# Daemons that end or have much to do
+
+
+@contextmanager
+def somebody_listening(directory, backlog=5):
+    """A socket where the daemon's would be, whose other end the test plays."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(SOON)
+        with control._short_path(directory) as address:
+            listener.bind(address)
+        listener.listen(backlog)
+        yield listener
+
+
+def asking(directory):
+    """Ask in a thread; the list is going to hold the answer or what was raised."""
+    got = []
+
+    def run():
+        try:
+            got.append(ask(directory, "status"))
+        except Exception as error:
+            got.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, got
+
+
+@pytest.mark.parametrize("said", [b"", b'{"resu', b'{"result": {"sta'])
+def test_a_daemon_that_is_killed_before_its_answer_is_whole_has_given_none(tmp_path, said):
+    with somebody_listening(tmp_path) as listener:
+        thread, got = asking(tmp_path)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(said)
+        thread.join(SOON)
+    assert [type(each) for each in got] in ([ControlError], [NotRunning])
+
+
+def test_a_daemon_that_ends_with_a_question_waiting_is_not_running(tmp_path):
+    with somebody_listening(tmp_path) as listener:
+        thread, got = asking(tmp_path)
+        listener.accept()[0].close()
+        thread.join(SOON)
+    assert [type(each) for each in got] in ([ControlError], [NotRunning])
+
+
+def test_who_asks_while_many_wait_for_the_daemon_waits_too(tmp_path):
+    with (
+        somebody_listening(tmp_path, backlog=0) as listener,
+        socket.socket(socket.AF_UNIX) as first,
+    ):
+        with control._short_path(tmp_path) as address:
+            first.connect(address)
+        thread, got = asking(tmp_path)
+        thread.join(0.2)  # it may find the queue full
+        listener.accept()[0].close()
+        assert got == []
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b'{"result": "fine"}\n')
+        thread.join(SOON)
+    assert got == ["fine"]
+
+
 # Where it is
 
 
@@ -288,7 +436,8 @@ class Nobody:
                 connection.connect(SOCKET)
             except PermissionError:
                 return "may not even connect"
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            asked = command if isinstance(command, dict) else {"command": command}
+            connection.sendall(json.dumps(asked).encode() + b"\n")
             return json.loads(connection.makefile("rb").readline())
 
 
@@ -312,6 +461,31 @@ def test_another_user_of_the_group_may_ask_the_status_and_nothing_else(nobody, t
         {"error": "expected one of the commands status, flush, pause"},
     ]
     assert (called, bugs) == (["status"], [])
+
+
+def test_another_user_of_the_group_may_send_and_neither_look_on_nor_purge(nobody, tmp_path):
+    commands = {
+        "send": lambda event: event,
+        "recent": lambda after=None: after,
+        "purge": lambda dead: dead,
+        "requeue": dict,
+    }
+    asked = (
+        {"command": "send", "event": 5},
+        {"command": "recent"},
+        {"command": "purge", "dead": True},
+        "requeue",
+    )
+    with listening(tmp_path, **commands) as (called, bugs):
+        answers = nobody.asks(*asked)
+    assert answers == [
+        {"result": 5},
+        *(
+            {"error": f"cannot {name}: only root and the service's own user may"}
+            for name in ("recent", "purge", "requeue")
+        ),
+    ]
+    assert (called, bugs) == (["send"], [])
 
 
 def test_a_user_of_another_group_cannot_connect(nobody, tmp_path):

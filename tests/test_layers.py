@@ -17,33 +17,38 @@ FREE = {
     "urequests",
     "mounts",
     "routes",
+    "rights",
+    "topic",
 }
 
 # For each part: the parts it may import, beside itself.
 ALLOWED = {
     **{name: set() for name in FREE},
     "event": {"jsontext", "secret"},
+    "template": {"jsontext"},
     "clock": {"event"},
     "stepwise": {"atomic_file", "clock"},
     "ownership": set(),
-    "config": {"units", "secret"},
+    "config": {"units", "secret", "template", "topic"},
     "ga4": {"event", "jsontext"},
     "queue": {"event", "jsontext"},
     "intake": {
         "event", "clock", "jsontext", "secret", "ga4", "queue", "stepwise", "progress",
-        "atomic_file",
+        "atomic_file", "units", "template", "topic",
     },
     "delivery": {
         "event", "clock", "ga4", "queue", "bell", "progress", "stepwise", "urequests",
     },
-    "control": {"progress", "intake"},
+    "control": {"progress", "intake", "jsontext"},
+    "recent": {"intake"},
     "worker": {"progress", "intake"},
     "status": {"clock", "delivery", "event", "queue", ""},
     "boot_config": {"atomic_file", "config"},
+    "upkeep": {"control", "event", "ownership", "queue", "rights"},
     "emulator": set(),
 }  # fmt: skip
-TOPS = {"wiring", "service", "daemon", "cli", "demo", "__main__", ""}
-PURE = {"ga4", "event", "jsontext"}
+TOPS = {"wiring", "service", "daemon", "drain", "cli", "demo", "__main__", ""}
+PURE = {"ga4", "event", "jsontext", "template", "topic"}
 IO = {"socket", "sqlite3", "threading", "subprocess", "os", "time", "random", "pathlib", "requests"}
 
 
@@ -93,10 +98,11 @@ def test_intake_and_delivery_do_not_know_each_other():
     assert "intake" not in ALLOWED["delivery"]
 
 
-def test_only_the_wiring_and_the_service_read_the_configuration():
+def test_only_the_wiring_the_service_and_the_commands_read_the_configuration():
     readers = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if "agent.config" in imports(path)
+        if any(part(name) == "config" for name in imports(path))
     }
-    assert readers == {"wiring.py", "service.py", "daemon.py", "boot_config.py", "cli/check.py"}
+    readers = {name for name in readers if name.split("/")[0] not in ("cli", "config")}
+    assert readers == {"wiring.py", "service.py", "daemon.py", "boot_config.py", "drain.py"}

@@ -13,7 +13,18 @@ from agent import __version__
 COMMANDS = {
     "run": "agent.cli.run",
     "check": "agent.cli.check",
+    "send": "agent.cli.send",
     "status": "agent.cli.status",
+    "map": "agent.cli.map",
+    "tail": "agent.cli.tail",
+    "queue": "agent.cli.queue",
+    "dead": "agent.cli.dead",
+    "flush": "agent.cli.delivery:flush",
+    "drain": "agent.cli.delivery:drain",
+    "pause": "agent.cli.delivery:pause",
+    "resume": "agent.cli.delivery:resume",
+    "config": "agent.cli.config",
+    "secret": "agent.cli.secret",
     "emulator": "agent.cli.emulator",
     "demo": "agent.cli.demo",
 }
@@ -30,7 +41,8 @@ class LazyCommands(click.Group):
         """The command, from its module."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute or "command")
         return command
 
 

@@ -73,8 +73,15 @@ class Door:
         """Take messages in one commit; in step-by-step mode each by itself."""
         if not self._stepwise.active:
             return self._admit(messages)
+        return self._one_by_one(messages)
+
+    def _one_by_one(self, messages: Sequence[Message]) -> list[Answer]:
+        """Each in a commit of its own. Behind one that is not taken none is: order is kept."""
         answers: list[Answer] = []
         for message in messages:
+            if answers and isinstance(answers[-1], Full) and not message.answerable:
+                answers.append(answers[-1])
+                continue
             with self._stepwise.step() as touch:
                 touch(f"message:{message.digest}")
                 answers += self._admit([message])
@@ -124,7 +131,7 @@ class Door:
     def _too_much(self, messages: Sequence[Message], stamp: Stamp) -> list[Answer]:
         """More than even an empty queue could take: one by one; one alone is refused for good."""
         if len(messages) > 1:
-            return [answer for message in messages for answer in self._admit([message])]
+            return self._one_by_one(messages)
         [message] = messages
         if message.answerable:
             self.refuse("too_large")

@@ -11,7 +11,7 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.event import Priority
 from agent.intake.door import Door, Full
+from agent.intake.mapping import Rule
 from agent.intake.sorting import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
@@ -46,12 +47,25 @@ FULL_WAIT = 2.0  # seconds between attempts while the queue is full
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A topic filter, and what its messages become."""
+    """A topic filter as the broker takes it, and what its messages become."""
 
     topic: str
     stream: str | None = None
     priority: Priority = Priority.NORMAL
     retained: bool = False
+    rule: Rule | None = None
+
+    def message(self, topic: str, payload: bytes) -> Message:
+        """What is handed to the door."""
+        return Message(
+            source="mqtt",
+            payload=payload,
+            stream=self.stream,
+            priority=self.priority,
+            answerable=False,
+            topic=topic,
+            rule=self.rule,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,24 +355,26 @@ class MqttSource:
 
     def _message(self, message: MQTTMessage) -> Message:
         subscription = self._subscription(message)
-        return Message(
-            source="mqtt",
-            payload=bytes(message.payload),
-            stream=subscription.stream,
-            priority=subscription.priority,
-            answerable=False,
-        )
+        return subscription.message(_topic(message) or "", bytes(message.payload))
 
     def _subscription(self, message: MQTTMessage) -> Subscription:
-        """The first filter that fits; a message of an unsubscribed topic has the defaults."""
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return Subscription(topic="")
-        for filter_, subscription in self._subscriptions.items():
-            if _matches(filter_, topic):
-                return subscription
-        return Subscription(topic=topic)
+        """The one that fits; a message of an unsubscribed topic has the defaults."""
+        topic = _topic(message)
+        fits = None if topic is None else fitting(self._subscriptions.values(), topic)
+        return fits or Subscription(topic=topic or "")
+
+
+def fitting(subscriptions: Iterable[Subscription], topic: str) -> Subscription | None:
+    """The first subscription whose filter fits the topic."""
+    return next((each for each in subscriptions if _matches(each.topic, topic)), None)
+
+
+def _topic(message: MQTTMessage) -> str | None:
+    """The topic; None for bytes that are no text."""
+    try:
+        return message.topic
+    except UnicodeDecodeError:
+        return None
 
 
 def _matches(filter_: str, topic: str) -> bool:

@@ -18,6 +18,7 @@ from agent.event import (
 )
 from agent.ga4.request import BODY_LIMIT, encode, too_large
 from agent.intake.identity import Device
+from agent.intake.mapping import Rule
 from agent.intake.parse import RAW_MAX, Draft, Element, Misfit, Parsed, Shape, parse
 from agent.jsontext import frozen
 from agent.queue.event_queue import SourceState
@@ -28,7 +29,9 @@ class Message:
     """What a source hands in.
 
     ``answerable``: the publisher waits for an answer; what cannot be taken is refused. Else it
-    is kept as a dead letter. ``state`` is committed with the events.
+    is kept as a dead letter. ``state`` is committed with the events. ``stamp``: when it was
+    written, if that is known. ``rule``: how ``topic`` and payload become events, if not as they
+    are.
     """
 
     source: str
@@ -38,14 +41,20 @@ class Message:
     priority: Priority = Priority.NORMAL
     answerable: bool = True
     state: tuple[SourceState, ...] = ()
+    stamp: Stamp | None = None
+    topic: str = ""
+    rule: Rule | None = None
 
     @property
     def digest(self) -> str:
         """A name for exactly this message, without its content."""
-        return hashlib.sha256(self.source.encode() + b"\0" + self.payload).hexdigest()[:32]
+        place = f"{self.source} {self.topic}" if self.topic else self.source
+        return hashlib.sha256(place.encode() + b"\0" + self.payload).hexdigest()[:32]
 
     def parsed(self) -> Parsed:
         """The events in it. Raises InvalidEvent when there is nothing to speak of singly."""
+        if self.rule is not None:
+            return self.rule.parsed(self.payload, self.shape, self.topic)
         return parse(self.payload, self.shape)
 
     def set_aside(self, reason: str, stamp: Stamp) -> RawMessage:
@@ -86,6 +95,7 @@ class Sorter:
 
     def sort(self, message: Message, stamp: Stamp) -> Sorted:
         """Take a message apart; ``stamp`` is now."""
+        stamp = message.stamp or stamp
         try:
             parsed = message.parsed()
         except InvalidEvent as error:
@@ -116,9 +126,8 @@ class Sorter:
             return element
         name = element.stream or message.stream or self._default
         if name is not None and name not in self._streams:
-            # What the event itself says may be an id that went astray: it is not repeated.
-            found = "another name" if element.stream else repr(name)
-            error = InvalidEvent("stream", f"found {found}, expected a configured stream")
+            known = ", ".join(self._streams)
+            error = InvalidEvent("stream", f"found {name[:40]!r}, expected one of {known}")
             return Misfit(error, _payload(element))
         stream = self._streams[name] if name else None
         event = self._event(element, message, stream, element.stamp or stamp)

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,21 +23,21 @@ from agent.queue import schema, serializer
 from agent.queue.ballast import SIZE as BALLAST_SIZE
 from agent.queue.ballast import Ballast
 from agent.queue.group_commit import Declined, GroupCommit, Transaction
+from agent.queue.lanes import Lane, Lanes
 from agent.queue.ledger import Books, Ledger
+from agent.queue.pages import DEAD, READY, Page, Selection, read_page
 from agent.queue.serializer import DamagedRow
 
 T = TypeVar("T")
 
 FILE_NAME = "queue.db"
-READY = 2  # upstream: a status below it waits for delivery
-DEAD = 9  # upstream's "ack_failed"
-LEASE_WINDOW = 1000  # rows looked at to fill a batch with one sender's events
 WAL_PAGES = 1000  # checkpoint at 1 MB
 WAL_LIMIT = 1024 * 1024  # bytes the WAL is cut back to
 RESERVE = WAL_LIMIT + WAL_LIMIT // 4 + BALLAST_SIZE  # of max_bytes: for the WAL and the ballast
 SLOW = 10.0  # seconds a commit may take before the disk is called slow
 FREE_PAGES = 1024  # pages the file keeps for what comes next: giving back costs writes
 GIVE_BACK = 64  # pages given back with each acknowledgement: 25 usual events free about 25
+PURGE_GIVE_BACK = 512  # likewise with each page of a purge: it frees about 300
 EMPTY = 32 * 1024  # bytes of the file without rows, roughly
 ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
 
@@ -94,12 +94,17 @@ class Traffic:
     received: int = 0
 
 
-@dataclass(slots=True)
-class _Lane:
-    """The waiting events of one stream and priority."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one page of rows.
 
-    ready: int = 0
-    before: int = 0  # every row of the lane with an id up to here is leased or gone
+    ``kept``: rows that were selected and are as they were. ``next``: the id after which to go
+    on; None: it was the last page.
+    """
+
+    done: int
+    kept: int
+    next: int | None
 
 
 class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no types
@@ -122,10 +127,10 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._on_ready = on_ready
         self._trouble = ""  # the state word of the last commit's failure; empty when it worked
         self._ledger = Ledger()
-        self._lanes: dict[tuple[str, int], _Lane] = {}
-        self._leased: dict[int, tuple[str, int]] = {}
-        self._lease_lock = threading.Lock()
-        self._oldest_id = 0
+        self._lanes = Lanes(waiting=self._waiting)
+        self._oldest_id = 0  # below it are only dead letters, which may be many
+        self._oldest_lock = threading.Lock()
+        self._upkeep_lock = threading.Lock()  # one step of a purge or requeue at a time
         self._ballast: Ballast | None = None
         super().__init__(path, auto_resume=auto_resume, **upstream)
 
@@ -188,7 +193,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         ids before their content is looked at.
         """
         for priority in Priority:
-            while ids := self._picked(stream, priority, limit):
+            while ids := self._lanes.pick((stream, priority), limit):
                 on_pick(ids)
                 if leased := self._load(ids):
                     return leased
@@ -196,8 +201,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def ready(self, stream: str) -> int:
         """How many events of the stream wait and are not leased."""
-        with self._lease_lock:
-            return sum(lane.ready for (name, _), lane in self._lanes.items() if name == stream)
+        return self._lanes.ready(stream)
 
     def ack_many(self, ids: Sequence[int], *, traffic: Traffic = Traffic()) -> None:
         """Forget events that were delivered. Raises StorageError; they then stay leased."""
@@ -205,21 +209,17 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         def work(transaction: Transaction) -> None:
             deleted = self._each(transaction, f"DELETE FROM {self._table} WHERE _id = ?", ids)
             transaction.changes.update({"sent": deleted, "queued": -deleted} | _costs(traffic))
-            _give_back(transaction.connection)
+            _give_back(transaction.connection, GIVE_BACK)
 
         self._settle(work)
-        self._forget_lease(ids)
+        self._lanes.forget(ids)
 
     def release(self, ids: Sequence[int]) -> None:
         """Give leased events back unchanged; they are next in their order again.
 
         Rings no bell: who gives back knows when it will look again.
         """
-        with self._lease_lock:
-            for row_id in ids:
-                lane = self._lanes[self._leased.pop(row_id)]
-                lane.ready += 1
-                lane.before = min(lane.before, row_id - 1)
+        self._lanes.release(ids)
 
     def bury(self, ids: Sequence[int], *, reason: str, traffic: Traffic = Traffic()) -> None:
         """Make dead letters of events: kept, with the reason. Raises StorageError."""
@@ -230,7 +230,42 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             transaction.changes.update({"dead": buried, "queued": -buried} | _costs(traffic))
 
         self._settle(work)
-        self._forget_lease(ids)
+        self._lanes.forget(ids)
+
+    def purge(self, selection: Selection, *, after: int = 0) -> Step:
+        """Drop a page of the rows behind ``after``, counted. What is leased is kept.
+
+        Raises StorageError, UnreadableQueue; then nothing of the page is dropped.
+        """
+        with self._upkeep_lock:
+            page = self._page(selection, after)
+            wanted = [row.id for row in page.rows if selection.takes(row)]
+            ids = wanted if selection.dead else self._lanes.claim(lambda: self._still(wanted))
+            try:
+                done = self._drop(ids, dead=selection.dead) if ids else 0
+            except BaseException:
+                if not selection.dead:
+                    self._lanes.release(ids)
+                raise
+            self._lanes.forget(ids)
+        return Step(done, len(wanted) - done, page.next)
+
+    def requeue(self, selection: Selection, *, after: int = 0) -> Step:
+        """Let a page of the dead events behind ``after`` wait again, in their old places.
+
+        Raw messages and damaged rows are no events: they are kept. Raises StorageError,
+        UnreadableQueue; then nothing of the page waits again.
+        """
+        with self._upkeep_lock:
+            page = self._page(selection, after)
+            wanted = [row for row in page.rows if selection.takes(row)]
+            # A row that is dead and leased is just being buried: its lease is not forgotten yet.
+            free = set(self._lanes.unleased(row.id for row in wanted))
+            events = [(r.id, e) for r in wanted if r.id in free and isinstance(e := r.item, Event)]
+            if events:
+                self._durably(lambda transaction: self._revive(transaction, events))
+                self._wait_again(events)
+        return Step(len(events), len(wanted) - len(events), page.next)
 
     def note_traffic(self, traffic: Traffic) -> None:
         """Count a request that moved no event; written with the next commit."""
@@ -251,15 +286,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def bury_row(self, row_id: int, *, reason: str) -> None:
         """Bury a row that may not be leased, or not there any more."""
-        with self._lease_lock:
-            row = self._read(
-                f"SELECT stream, priority FROM {self._table} WHERE _id = ? AND status < {READY}",
-                row_id,
-            )
-            for lane in row:
-                if row_id not in self._leased:
-                    self._leased[row_id] = lane
-                    self._lanes[lane].ready -= 1
+        self._lanes.claim(lambda: self._still([row_id]))
         self.bury([row_id], reason=reason)
 
     @property
@@ -308,8 +335,10 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             f"SELECT _id, CAST(data AS BLOB) FROM {self._table} "
             f"WHERE status < {READY} AND _id >= ? ORDER BY _id LIMIT 1"
         )
-        for row_id, data in self._read(sql, self._oldest_id):
-            self._oldest_id = row_id  # below it are only dead letters, which may be many
+        with self._oldest_lock:
+            found = self._read(sql, self._oldest_id)
+            self._oldest_id = found[0][0] if found else self._oldest_id
+        for row_id, data in found:
             on_pick(row_id)
             try:
                 item = serializer.loads(data)
@@ -372,10 +401,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             self._durably(lambda transaction: self._fill_columns(transaction, foreign))
 
     def _fill_columns(self, transaction: Transaction, foreign: list[tuple[int, bytes]]) -> None:
-        sql = (
-            f"UPDATE {self._table} SET data = ?, timestamp = ?, status = ?, stream = ?, "
-            "sender = ?, priority = ?, bytes = ?, reason = ? WHERE _id = ?"
-        )
+        sql = f"UPDATE {self._table} SET {schema.FILLED} WHERE _id = ?"
         for row_id, data in foreign:
             row = self._foreign_row(data)
             transaction.connection.execute(sql, (*row, row_id))
@@ -392,8 +418,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             f"SELECT stream, priority, COUNT(*) FROM {self._table} "
             f"WHERE status < {READY} GROUP BY stream, priority"
         )
-        for stream, priority, number in self._read(sql):
-            self._lanes[stream, priority] = _Lane(ready=number)
+        self._lanes.add({(stream, priority): n for stream, priority, n in self._read(sql)})
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -407,15 +432,15 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._trouble = ""
         return result
 
-    def _settle(self, work: Callable[[Transaction], None]) -> None:
+    def _settle(self, work: Callable[[Transaction], T]) -> T:
         """Write what frees space, on a full disk with the ballast's help."""
         try:
-            self._durably(work)
+            return self._durably(work)
         except StorageError as error:
             if error.state != "disk_full" or not self._ballast or self._ballast.spent:
                 raise
             self._ballast.spend()
-            self._durably(work)
+            return self._durably(work)
 
     def _insert(
         self,
@@ -463,54 +488,25 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     # -- leasing ----------------------------------------------------------------------------
 
-    def _picked(self, stream: str, priority: int, limit: int) -> list[int]:
-        with self._lease_lock, self.action_lock:
-            return self._pick(stream, priority, limit)
-
-    def _pick(self, stream: str, priority: int, limit: int) -> list[int]:
-        lane = self._lanes.get((stream, priority))
-        if lane is None or not lane.ready:
-            return []
-        ids: list[int] = []
-        for row_id in self._same_sender(lane, stream, priority):
-            ids.append(row_id)
-            if len(ids) == limit:
-                break
-        self._leased.update(dict.fromkeys(ids, (stream, priority)))
-        lane.ready -= len(ids)
-        return ids
-
-    def _same_sender(self, lane: _Lane, stream: str, priority: int) -> Iterable[int]:
-        """Ids of the lane's first unleased sender, in order, from a bounded window."""
-        first: str | None = None
-        looked_at = 0
-        for row_id, sender in self._waiting(lane.before, stream, priority):
-            if first is None and row_id in self._leased:
-                continue
-            if first is None:
-                first = sender
-                lane.before = row_id - 1
-            looked_at += 1
-            if sender == first and row_id not in self._leased:
-                yield row_id
-            if looked_at == LEASE_WINDOW:
-                return
-
-    def _waiting(self, after: int, stream: str, priority: int) -> Iterable[tuple[int, str]]:
+    def _waiting(
+        self, after: int, stream: str, priority: int
+    ) -> Generator[tuple[int, str], None, None]:
+        """Ids and senders of a lane's rows, in order."""
         # Said twice for the planner: only `priority <> 1` lets it use the partial index, without
         # which one high event behind a million normal ones would be a scan of all of them.
         condition = (
             "priority = ?" if priority == Priority.NORMAL else "priority = ? AND priority <> 1"
         )
-        cursor = self._getter.cursor()
-        try:
-            yield from cursor.execute(
-                f"SELECT _id, sender FROM {self._table} WHERE {condition} "
-                f"AND status < {READY} AND stream = ? AND _id > ? ORDER BY _id",
-                (priority, stream, after),
-            )
-        finally:
-            cursor.close()  # an open cursor would pin the WAL
+        with self.action_lock:
+            cursor = self._getter.cursor()
+            try:
+                yield from cursor.execute(
+                    f"SELECT _id, sender FROM {self._table} WHERE {condition} "
+                    f"AND status < {READY} AND stream = ? AND _id > ? ORDER BY _id",
+                    (priority, stream, after),
+                )
+            finally:
+                cursor.close()  # an open cursor would pin the WAL
 
     def _load(self, ids: Sequence[int]) -> tuple[Leased, ...]:
         marks = ",".join("?" * len(ids))
@@ -528,7 +524,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 damaged.append(row_id)
         if damaged:
             self._bury_damaged(damaged)
-        self._forget_lease(set(ids) - {row.id for row in leased} - set(damaged))
+        self._lanes.forget(set(ids) - {row.id for row in leased} - set(damaged))
         return tuple(leased)
 
     def _bury_damaged(self, ids: Sequence[int]) -> None:
@@ -537,17 +533,50 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         except StorageError:
             return  # they stay leased, so nobody meets them again before the next start
 
-    def _now_ready(self, numbers: Counter[tuple[str, int]]) -> None:
-        with self._lease_lock:
-            for lane, number in numbers.items():
-                self._lanes.setdefault(lane, _Lane()).ready += number
+    def _now_ready(self, numbers: Counter[Lane]) -> None:
+        self._lanes.add(numbers)
         if numbers:
             self._on_ready()
 
-    def _forget_lease(self, ids: Iterable[int]) -> None:
-        with self._lease_lock:
-            for row_id in ids:
-                self._leased.pop(row_id, None)
+    # -- upkeep -----------------------------------------------------------------------------
+
+    def _page(self, selection: Selection, after: int) -> Page:
+        try:
+            with self.action_lock:
+                return read_page(self._getter, self._table, selection, after)
+        except sqlite3.DatabaseError as error:
+            raise _unusable(error) from error
+
+    def _still(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Those of the rows that wait, leased or not: id, stream, priority."""
+        marks = ",".join("?" * len(ids))
+        sql = f"SELECT _id, stream, priority FROM {self._table} WHERE _id IN ({marks}) AND status < {READY}"
+        return self._read(sql, *ids)
+
+    def _drop(self, ids: Sequence[int], *, dead: bool) -> int:
+        counter, status = ("dead", f"= {DEAD}") if dead else ("queued", f"< {READY}")
+
+        def work(transaction: Transaction) -> int:
+            sql = f"DELETE FROM {self._table} WHERE _id = ? AND status {status}"
+            dropped = self._each(transaction, sql, ids)
+            transaction.changes.update({"dropped.purged": dropped, counter: -dropped})
+            _give_back(transaction.connection, PURGE_GIVE_BACK)
+            return dropped
+
+        return self._settle(work)
+
+    def _revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
+        """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged."""
+        sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
+        rows = [(*self._row(event), row_id) for row_id, event in events]
+        revived = transaction.connection.executemany(sql, rows).rowcount
+        transaction.changes.update({"queued": revived, "dead": -revived})
+
+    def _wait_again(self, events: Sequence[tuple[int, Event]]) -> None:
+        with self._oldest_lock:
+            self._oldest_id = min(self._oldest_id, events[0][0])
+        self._lanes.readmit((row_id, (e.stream, int(e.priority))) for row_id, e in events)
+        self._on_ready()
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -581,12 +610,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
 
 
-def _give_back(connection: sqlite3.Connection) -> None:
+def _give_back(connection: sqlite3.Connection, pages: int) -> None:
     """Shrink the file, a little at a time, when a drained backlog has left it mostly empty."""
-    if connection.execute("PRAGMA freelist_count").fetchone()[0] > FREE_PAGES:
-        # One by one: Python takes only the first step of a statement that returns no columns.
-        for _ in range(GIVE_BACK):
-            connection.execute("PRAGMA incremental_vacuum(1)")
+    spare = connection.execute("PRAGMA freelist_count").fetchone()[0] - FREE_PAGES
+    # One by one: Python takes only the first step of a statement that returns no columns.
+    for _ in range(min(pages, spare)):
+        connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _remember(connection: sqlite3.Connection, entry: SourceState) -> None:

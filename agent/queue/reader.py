@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.event import Event
-from agent.queue import serializer
-from agent.queue.event_queue import FILE_NAME, READY
+from agent.queue.event_queue import FILE_NAME
 from agent.queue.ledger import Books, books_of
-from agent.queue.serializer import DamagedRow
+from agent.queue.pages import ID_MAX, Row, Selection, read_page
 
 TABLE = "ack_queue_default"
 
@@ -28,22 +27,81 @@ class Snapshot:
     oldest: Event | None
 
 
-def read_snapshot(directory: Path) -> Snapshot:
+class Reader:
+    """Reads what others may change meanwhile; each answer is of its own moment."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @property
+    def books(self) -> Books:
+        """The ledger."""
+        return books_of(dict(self._connection.execute("SELECT counter, value FROM ledger")))
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something."""
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    @property
+    def newest_id(self) -> int:
+        """The highest id so far; events that arrive later have higher ones."""
+        found = self._connection.execute(f"SELECT MAX(_id) FROM {TABLE}").fetchone()[0]
+        return int(found or 0)
+
+    @property
+    def oldest(self) -> Event | None:
+        """The event that waits longest; None too if its row is damaged."""
+        rows = read_page(self._connection, TABLE, Selection(), 0, limit=1).rows
+        item = rows[0].item if rows else None
+        return item if isinstance(item, Event) else None
+
+    def rows(self, selection: Selection) -> Iterator[Row]:
+        """The selected rows by rising id, a page at a time."""
+        after: int | None = 0
+        while after is not None:
+            page = read_page(self._connection, TABLE, selection, after)
+            yield from (row for row in page.rows if selection.takes(row))
+            after = page.next
+
+    def count(self, selection: Selection) -> int:
+        """How many rows are selected."""
+        if selection.everything and selection.upto == ID_MAX:
+            books = self.books
+            return books.dead if selection.dead else books.queued
+        return sum(1 for _ in self.rows(selection))
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[Reader]:
     """Read the queue of a state directory without changing it. Raises CannotRead."""
     path = directory / FILE_NAME
     try:
         path.stat()
-        with _read_only(path) as connection:
-            return _snapshot(connection)
+        connection = _read_only(path)
     except FileNotFoundError:
         raise CannotRead(f"cannot read the queue: found no {path}") from None
     except (sqlite3.Error, OSError) as error:
-        raise CannotRead(
-            f"cannot read {path}: {error}; run this as root or as {_owner(directory)}"
-        ) from error
+        raise _unreadable(path, error) from error
+    try:
+        yield Reader(connection)
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    finally:
+        connection.close()
 
 
-def _owner(directory: Path) -> str:
+def read_snapshot(directory: Path) -> Snapshot:
+    """The figures of a state directory. Raises CannotRead."""
+    with reading(directory) as reader:
+        return Snapshot(reader.books, reader.used_bytes, reader.oldest)
+
+
+def owner(directory: Path) -> str:
     """The user who may; a dynamic user has no name while its service is stopped."""
     try:
         return f"the user {directory.owner()}, who owns it"
@@ -51,30 +109,9 @@ def _owner(directory: Path) -> str:
         return "the service's own user"
 
 
-@contextmanager
-def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
-    try:
-        yield connection
-    finally:
-        connection.close()
+def _unreadable(path: Path, error: Exception) -> CannotRead:
+    return CannotRead(f"cannot read {path}: {error}; run this as root or as {owner(path.parent)}")
 
 
-def _snapshot(connection: sqlite3.Connection) -> Snapshot:
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    counters = dict(connection.execute("SELECT counter, value FROM ledger"))
-    return Snapshot(books_of(counters), (pages - free) * size, _oldest(connection))
-
-
-def _oldest(connection: sqlite3.Connection) -> Event | None:
-    sql = f"SELECT CAST(data AS BLOB) FROM {TABLE} WHERE status < {READY} ORDER BY _id LIMIT 1"
-    for (data,) in connection.execute(sql):
-        try:
-            item = serializer.loads(data)
-        except DamagedRow:
-            return None
-        return item if isinstance(item, Event) else None
-    return None
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)

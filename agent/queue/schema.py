@@ -20,6 +20,9 @@ QUEUE_TABLE = (
     "reason TEXT)"  # of a dead letter
 )
 
+# What the queue writes of a row, to give one that is there already the columns of a new one.
+FILLED = "data = ?, timestamp = ?, status = ?, stream = ?, sender = ?, priority = ?, bytes = ?, reason = ?"
+
 # Only what is not of normal priority is indexed: a full index costs half again as much wear.
 INDEXES = (
     (

@@ -14,11 +14,11 @@ from typing import NoReturn
 from agent import daemon
 from agent.cli.run import log_to_stderr
 from agent.delivery import shipper
-from agent.intake import door
+from agent.intake import sorting
 
 
 def poison() -> None:
-    parse, build = door.parse, shipper.build
+    parse, build = sorting.parse, shipper.build
 
     def deadly_parse(payload, shape):
         if b"poison_message" in payload:
@@ -30,7 +30,7 @@ def poison() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return build(events, stream)
 
-    door.parse, shipper.build = deadly_parse, deadly_build
+    sorting.parse, shipper.build = deadly_parse, deadly_build
 
 
 def bug() -> None:

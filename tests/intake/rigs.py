@@ -4,21 +4,32 @@ A new source joins the conformance suite with a subclass of ``Rig`` and a line i
 """
 
 import contextlib
+import ctypes
 import http.client
+import itertools
 import json
+import os
+import select
 import socket
+import sqlite3
+import struct
 import threading
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from agent import jsontext
+from agent.clock import Clock
 from agent.event import Priority
-from agent.intake.door import Door
+from agent.intake.door import Answer, Door
 from agent.intake.http import Application, Guard, HttpSource
 from agent.intake.mqtt import Broker, MqttSource, Subscription
+from agent.intake.sorting import Message
 from agent.intake.source import Source
-from agent.queue.event_queue import EventQueue, QueueFull
+from agent.intake.spool import SpoolSource
+from agent.queue.event_queue import FILE_NAME, EventQueue, QueueFull
 from agent.queue.reader import read_snapshot
 from agent.worker import Worker
 from tests.intake.publisher import Publisher
@@ -28,6 +39,8 @@ from tests.waiting import PATIENCE, until
 
 STREAM_IDS = {"G-MAIN": "main", "G-SECOND": "second"}
 Told = Literal["accepted", "refused", "full", "lost"]
+Fate = tuple[Told | None, int]
+IN_DELETE = 0x00000200  # <sys/inotify.h>
 
 
 class Runner:
@@ -52,11 +65,13 @@ class Rig:
     """A source with a door, and the far side that sends to it.
 
     ``keeps``: the far side keeps what was not acknowledged and sends it again by itself.
+    ``fates``: what can become of a malformed payload: what is told, and how many dead letters.
     ``seen``: at each acknowledgement of something taken, how many there were by then, and how
     many the queue's file had as received.
     """
 
     keeps = False
+    fates: frozenset[Fate] = frozenset({("refused", 0)})
     source: Source
 
     def __init__(self, *, door: Door, directory: Path) -> None:
@@ -69,6 +84,11 @@ class Rig:
     def send(self, payload: bytes, *, stream: str = "main") -> Told | None:
         """Hand in a payload: the answer; None if the far side keeps it until it is taken."""
         raise NotImplementedError
+
+    def fate(self, payload: bytes) -> Fate:
+        """Which of the fates this malformed payload must have."""
+        assert len(self.fates) == 1, payload
+        return next(iter(self.fates))
 
     def start(self) -> None:
         """Start a new source; when it returns, what is sent reaches it."""
@@ -197,6 +217,7 @@ class MqttRig(Rig):
     """MQTT through a real broker, with a relay that sees the acknowledgements."""
 
     keeps = True
+    fates = frozenset({(None, 1)})
     protocol = "5"
 
     def __init__(self, *, door: Door, directory: Path, broker: Mosquitto) -> None:
@@ -249,6 +270,108 @@ class Mqtt311Rig(MqttRig):
     protocol = "3.1.1"
 
 
+class FolderWatch:
+    """Calls back at each file that is removed from a folder, in order, as the kernel tells it."""
+
+    def __init__(self, folder: Path, on_removal: Callable[[], None]) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        watch = libc.inotify_add_watch(self._descriptor, os.fsencode(folder), IN_DELETE)
+        assert self._descriptor >= 0 <= watch, os.strerror(ctypes.get_errno())
+        self._on_removal = on_removal
+        self._end, self._told = os.pipe()
+        self._thread = threading.Thread(target=self._look, name="folder-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.write(self._told, b"end")
+        self._thread.join(PATIENCE)
+        for descriptor in (self._descriptor, self._end, self._told):
+            os.close(descriptor)
+
+    def _look(self) -> None:
+        while self._end not in select.select([self._descriptor, self._end], [], [])[0]:
+            for _ in self._removals(os.read(self._descriptor, 1 << 16)):
+                self._on_removal()
+
+    @staticmethod
+    def _removals(told: bytes) -> Iterator[None]:
+        """inotify(7): a header of four integers, then the name."""
+        at = 0
+        while at < len(told):
+            *_, length = struct.unpack_from("iIII", told, at)
+            name = told[at + 16 : at + 16 + length].rstrip(b"\0")
+            at += 16 + length
+            if not name.startswith(b"."):
+                yield
+
+
+def spool_marks(directory: Path) -> dict[str, str]:
+    """What the spool source committed with its events, as the queue's file has it."""
+    uri = f"{(directory / FILE_NAME).as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        return dict(connection.execute("SELECT key, value FROM source_state WHERE source='spool'"))
+
+
+class SlowDoor:
+    """Takes its time before it commits: a removal that comes first shows."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.refuse = door.refuse
+
+    def admit_many(self, messages: Sequence[Message]) -> list[Answer]:
+        time.sleep(0.01)
+        return self._door.admit_many(messages)
+
+
+class SpoolRig(Rig):
+    """Files renamed into a folder: one for each payload; gone is acknowledged."""
+
+    keeps = True
+    fates = frozenset({(None, 1), (None, 0)})
+
+    def __init__(self, *, door: Door, directory: Path) -> None:
+        super().__init__(door=door, directory=directory)
+        self._folder = directory / "spool"
+        self._numbers = itertools.count()
+        self._watch: FolderWatch | None = None
+
+    def send(self, payload: bytes, *, stream: str = "main") -> Told | None:
+        if stream != "main":
+            payload = json.dumps({**json.loads(payload), "stream": stream}).encode()
+        name = f"{next(self._numbers):08}.json"
+        hidden = self._folder / f".{name}"
+        hidden.write_bytes(payload)
+        hidden.rename(self._folder / name)
+        return None
+
+    def fate(self, payload: bytes) -> Fate:
+        """What is no JSON, or nothing at all, is a bad file; the rest is dead letters."""
+        try:
+            return (None, 0 if jsontext.loads(payload) == [] else 1)
+        except jsontext.NotJson:
+            return (None, 0)
+
+    def _make_source(self, on_bug: Callable[[BaseException], None]) -> SpoolSource:
+        return SpoolSource(
+            door=SlowDoor(self.door),
+            clock=Clock(),
+            directory=self._folder,
+            marks=lambda: spool_marks(self.directory),
+            poll=0.01,
+        )
+
+    def _wait_ready(self) -> None:
+        until(self._folder.exists, "the spool folder")
+        self._watch = self._watch or FolderWatch(self._folder, self.note_acknowledged)
+
+    def close(self) -> None:
+        super().close()
+        if self._watch is not None:
+            self._watch.close()
+
+
 def fill(queue: EventQueue, events: Callable[[int], list[Any]]) -> None:
     """Put until nothing goes in any more; ``events(size)`` makes some of that many bytes."""
     for size in (30_000, 1_000, 0):
@@ -257,7 +380,7 @@ def fill(queue: EventQueue, events: Callable[[int], list[Any]]) -> None:
                 queue.put_many(events(size))
 
 
-def _http(kind: type[HttpRig]) -> Callable[..., Rig]:
+def _without_broker(kind: type[Rig]) -> Callable[..., Rig]:
     """These need no broker."""
 
     def make(*, broker: object, **parts: Any) -> Rig:
@@ -272,8 +395,9 @@ def _mqtt(kind: type[MqttRig]) -> Callable[..., Rig]:
 
 
 RIGS: dict[str, Callable[..., Rig]] = {
-    "http": _http(HttpRig),
-    "unix": _http(UnixRig),
+    "http": _without_broker(HttpRig),
+    "unix": _without_broker(UnixRig),
     "mqtt 3.1.1": _mqtt(Mqtt311Rig),
     "mqtt 5": _mqtt(MqttRig),
+    "spool": _without_broker(SpoolRig),
 }

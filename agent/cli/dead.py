@@ -1,0 +1,90 @@
+"""``ga4-agent dead``: the dead letters, which nobody tries to deliver any more."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import CONFIG
+
+REASON = click.option("--reason", metavar="REASON", help="Only those that died of just this.")
+
+
+def _filtered(function: Callable[..., Any]) -> Callable[..., Any]:
+    return CONFIG(REASON(function))
+
+
+@click.group("dead")
+def command() -> None:
+    """Look into the dead letters, export them, try them again, or drop them.
+
+    Exit status: 0 done, 1 not done, 2 wrong usage.
+    """
+
+
+@command.command("list")
+@_filtered
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="At most so many. Default: 20; with --json, all."
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array for programs.")
+def list_(config: Path | None, reason: str | None, *, limit: int | None, as_json: bool) -> None:
+    """Show the dead letters and why they died, the oldest first.
+
+    Exit status: 0 shown, 1 the queue cannot be read, 2 wrong usage.
+    """
+    from agent.cli import mending
+    from agent.queue.pages import Selection
+
+    mending.list_rows(config, Selection(dead=True, reason=reason), limit=limit, as_json=as_json)
+
+
+@command.command()
+@_filtered
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file to write to. Default: standard output.",
+)
+def export(config: Path | None, reason: str | None, output: Path | None) -> None:
+    """Write the dead letters as NDJSON; they stay where they are.
+
+    The file is input for a spool folder: events in it are tried again, raw messages are dead
+    letters again.
+
+    Exit status: 0 exported, 1 not, or not the damaged ones, 2 wrong usage.
+    """
+    from agent.cli import mending
+    from agent.queue.pages import Selection
+
+    mending.export(config, Selection(dead=True, reason=reason), output)
+
+
+@command.command()
+@_filtered
+def requeue(config: Path | None, reason: str | None) -> None:
+    """Let dead events wait for delivery again, in their old order.
+
+    Raw messages could not become events, so they stay.
+
+    Exit status: 0 requeued, 1 not, 2 wrong usage.
+    """
+    from agent.cli import mending
+    from agent.queue.pages import Selection
+
+    mending.requeue(config, Selection(dead=True, reason=reason))
+
+
+@command.command()
+@_filtered
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge(config: Path | None, reason: str | None, *, yes: bool) -> None:
+    """Drop dead letters for good; they are counted as purged.
+
+    Exit status: 0 purged, 1 not, 2 wrong usage.
+    """
+    from agent.cli import mending
+    from agent.queue.pages import Selection
+
+    mending.purge(config, Selection(dead=True, reason=reason), yes=yes)

@@ -1,0 +1,134 @@
+"""``ga4-agent flush``, ``drain``, ``pause`` and ``resume``: delivery by hand."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.bar import bar
+from agent.cli.mending import state_of
+from agent.cli.options import CONFIG
+from agent.cli.plainly import said_plainly
+
+if TYPE_CHECKING:
+    from agent.drain import Level
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    from agent.units import UnitError, parse_duration
+
+    try:
+        return parse_duration(value)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command("flush")
+@CONFIG
+def flush(config: Path | None) -> None:
+    """Have the daemon try to deliver now, whatever it waits for.
+
+    Only root and the service's own user may.
+
+    Exit status: 0 it tries, 1 it does not.
+    """
+    status = _told(config, "flush")
+    if status["paused"]:
+        sys.exit("delivery is paused: nothing leaves before ga4-agent resume")
+    click.echo(f"trying now: {status['queue']['events']:,} events wait")
+
+
+@click.command("pause")
+@CONFIG
+def pause(config: Path | None) -> None:
+    """Have the daemon deliver nothing until `resume`, or until it starts again.
+
+    Events are taken and kept. Only root and the service's own user may.
+
+    Exit status: 0 it is paused, 1 it is not.
+    """
+    _told(config, "pause")
+    click.echo("paused: events are taken and kept; a restart ends the pause, as does resume")
+
+
+@click.command("resume")
+@CONFIG
+def resume(config: Path | None) -> None:
+    """Have the daemon deliver again after `pause`.
+
+    Only root and the service's own user may.
+
+    Exit status: 0 it delivers, 1 it does not.
+    """
+    status = _told(config, "resume")
+    click.echo(f"delivering again: {status['queue']['events']:,} events wait")
+
+
+@click.command("drain")
+@CONFIG
+@click.option(
+    "--timeout",
+    default="5 min",
+    show_default=True,
+    metavar="DURATION",
+    callback=_seconds,
+    help="Give up after this.",
+)
+def drain(config: Path | None, timeout: float) -> None:
+    """Deliver until the queue is empty, such as before a card is swapped.
+
+    The daemon does it and goes on taking events meanwhile; to have nothing arrive any more, stop
+    it first: then this command delivers by itself, what lies in the spool folder too. Only root and the service's own user may.
+
+    Exit status: 0 the queue is empty, 1 it is not, 2 wrong usage or configuration.
+    """
+    from agent.boot_config import config_path
+    from agent.drain import BadConfig, deliverer, until_empty
+
+    path = config_path(config)
+    try:
+        with (
+            said_plainly("drain", state_of(config)),
+            deliverer(path, os.environ) as who,
+            bar("delivering", 0) as show,
+        ):
+            start = who.level()
+            end = until_empty(
+                who,
+                timeout=timeout,
+                on_level=lambda level: show(level.sent - start.sent, _total(start, level)),
+            )
+    except BadConfig as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    _report(start, end)
+
+
+def _total(start: "Level", level: "Level") -> int:
+    return level.sent - start.sent + level.left
+
+
+def _report(start: "Level", end: "Level") -> None:
+    sent, dead = end.sent - start.sent, end.dead - start.dead
+    buried = f"; {dead:,} were refused and are dead letters" if dead > 0 else ""
+    done = f"delivered {sent:,} events{buried}"
+    if not end.left:
+        click.echo(f"the queue is empty: {done}")
+        return
+    why = end.state + (f" - {end.reason}" if end.reason else "")
+    sys.exit(f"{end.left:,} events are left: {why}; {done}")
+
+
+def _told(config: Path | None, command: str) -> Any:
+    """Have the daemon do it; its status then."""
+    from agent.control import NotRunning, ask
+
+    directory = state_of(config)
+    with said_plainly(command, directory):
+        try:
+            ask(directory, command)
+            return ask(directory, "status")
+        except NotRunning as error:
+            sys.exit(f"{error}; start it, or let ga4-agent drain deliver without it")

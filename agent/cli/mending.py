@@ -1,0 +1,123 @@
+"""What the groups `queue` and `dead` do, to waiting and to dead rows."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.bar import bar
+from agent.cli.plainly import said_plainly
+
+if TYPE_CHECKING:
+    from agent.queue.pages import Row, Selection
+    from agent.upkeep import Tally
+
+
+def state_of(config: Path | None) -> Path:
+    """The state directory that the configuration names."""
+    from agent.boot_config import config_path, state_directory
+
+    return state_directory(config_path(config), os.environ)
+
+
+def list_rows(
+    config: Path | None, selection: "Selection", *, limit: int | None, as_json: bool
+) -> None:
+    """Show rows: all of them as JSON, a few as a table, unless ``limit`` says how many."""
+    from itertools import islice
+
+    from agent.cli import rows
+    from agent.queue.reader import reading
+
+    directory = state_of(config)
+    with said_plainly("list", directory), reading(directory) as reader:
+        selection = replace(selection, upto=reader.newest_id)
+        if as_json:
+            rows.print_json(islice(reader.rows(selection), limit))
+        else:
+            rows.show(reader, selection, rows.SHOWN if limit is None else limit)
+
+
+def export(config: Path | None, selection: "Selection", output: Path | None) -> None:
+    """Write rows as spool input, to a file or to standard output."""
+    from agent.cli import rows
+    from agent.queue.reader import reading
+
+    directory = state_of(config)
+    with said_plainly("export", directory), reading(directory) as reader:
+        total = reader.books.dead if selection.dead else reader.books.queued
+        chosen = reader.rows(replace(selection, upto=reader.newest_id))
+        damaged = rows.export(_counted(chosen, "exporting", total), output)
+    if damaged:
+        sys.exit(f"left out {_number(damaged, 'damaged row')}: nobody can read what is in there")
+
+
+def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
+    """Drop rows for good, after asking."""
+    noun = "dead letter" if selection.dead else "waiting event"
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("cannot ask: found no terminal; say --yes if you are sure")
+    directory = state_of(config)
+    selection, number = _counting(directory, "purge", selection)
+    if not number:
+        click.echo(f"found no {noun}s to purge")
+        return
+    if not yes and not click.confirm(f"Purge {_number(number, noun)}? They are lost for good."):
+        sys.exit("purged nothing")
+    done = _work(directory, "purge", selection, number)
+    click.echo(f"purged {_number(done.done, noun)}")
+    if done.kept:
+        click.echo(f"left {_number(done.kept, 'event')} that just then were being delivered")
+
+
+def requeue(config: Path | None, selection: "Selection") -> None:
+    """Let dead events wait again."""
+    directory = state_of(config)
+    selection, number = _counting(directory, "requeue", selection)
+    if not number:
+        click.echo("found no dead letters to requeue")
+        return
+    done = _work(directory, "requeue", selection, number)
+    click.echo(f"requeued {_number(done.done, 'event')}")
+    if done.kept:
+        click.echo(f"left {_number(done.kept, 'raw or damaged message')}: no events to deliver")
+        sys.exit(0 if done.done else 1)
+
+
+def _counting(directory: Path, verb: str, selection: "Selection") -> tuple["Selection", int]:
+    """How many rows there are now; the selection is bound to them."""
+    from agent.queue.reader import reading
+
+    with said_plainly(verb, directory), reading(directory) as reader:
+        number = reader.count(selection)
+        return replace(selection, upto=reader.newest_id), number
+
+
+def _work(directory: Path, verb: str, selection: "Selection", number: int) -> "Tally":
+    from agent.upkeep import Tally, at_work, step_by_step
+
+    tally = Tally()
+    try:
+        with said_plainly(verb, directory), at_work(directory) as do, bar(verb, number) as show:
+            for tally in step_by_step(do, verb, selection):
+                show(tally.done + tally.kept, number)
+    except SystemExit:
+        if tally.done:
+            click.echo(f"{verb}d {_number(tally.done, 'row')} before this:", err=True)
+        raise
+    return tally
+
+
+def _counted(rows: Iterator["Row"], what: str, total: int) -> Iterator["Row"]:
+    with bar(what, total) as show:
+        for number, row in enumerate(rows, 1):
+            yield row
+            show(number, total)
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

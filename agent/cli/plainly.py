@@ -1,0 +1,28 @@
+"""What goes wrong without being a bug: one line for the person, and exit status 1."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def said_plainly(what: str, directory: Path) -> Iterator[None]:
+    """End with the reason when ``what``, a verb, cannot be done on this state directory."""
+    from agent.control import ControlError, NotRunning
+    from agent.ownership import AlreadyOwned
+    from agent.queue.event_queue import StorageError, UnreadableQueue
+    from agent.queue.reader import CannotRead, owner
+
+    try:
+        yield
+    except (ControlError, NotRunning, AlreadyOwned, CannotRead) as error:
+        sys.exit(str(error))
+    except (StorageError, UnreadableQueue) as error:
+        sys.exit(str(error))
+    except BrokenPipeError:
+        raise  # who reads our output has had enough: click ends quietly
+    except PermissionError:
+        sys.exit(f"cannot {what}: you may not; run this as root or as {owner(directory)}")
+    except OSError as error:
+        sys.exit(f"cannot {what}: {error.strerror or error}")
