@@ -312,6 +312,33 @@ def test_who_asks_while_many_wait_for_the_daemon_waits_too(tmp_path):
     assert got == ["fine"]
 
 
+def test_it_ends_only_when_no_command_is_being_done_any_more(tmp_path):
+    """Behind it the queue is closed: a command that still works on it would end as a bug."""
+    begun, go_on, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        go_on.wait(SOON)
+        return "done"
+
+    made = ControlSocket(directory=tmp_path, commands={"status": slow}, on_bug=lambda _: None)
+    progress = Progress(name="control", patience=60.0)
+    running = threading.Thread(target=made.run, args=(stop, progress))
+    running.start()
+    wait_until(lambda: is_listening(tmp_path))
+    thread, got = asking(tmp_path)
+    assert begun.wait(SOON)
+    stop.set()
+    touch(tmp_path)
+    running.join(0.3)
+    ended_before = not running.is_alive()
+    go_on.set()
+    for each in (thread, running):
+        each.join(SOON)
+    assert got == ["done"]
+    assert not ended_before
+
+
 # Where it is
 
 

@@ -53,6 +53,7 @@ class Shipper:
         self._max_delay = max_delay
         self._paused = False
         self._stopping = False
+        self._flushed_us = 0  # since boot: what was taken before waits for no others any more
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._unrecorded: list[Callable[[], None]] = []
@@ -85,7 +86,8 @@ class Shipper:
         self._bell.ring()
 
     def flush(self) -> None:
-        """Try now, whatever the backoff says."""
+        """Try now, whatever the backoff says, and with batches that are not full yet."""
+        self._flushed_us = self._clock.boot_us()
         for outlet in self._outlets:
             outlet.try_now()
         self._bell.ring()
@@ -181,7 +183,10 @@ class Shipper:
 
     def _may_fill_s(self, leased: Sequence[Leased]) -> float:
         """Seconds for which these may wait for others to fill their batch."""
-        if any(row.event.priority == Priority.HIGH for row in leased):
+        if any(
+            row.event.priority == Priority.HIGH or row.event.stamp.boot_us <= self._flushed_us
+            for row in leased
+        ):
             return 0.0
         ages = [self._clock.age_in_this_boot_s(row.event.stamp) for row in leased]
         # What another boot left has waited long enough, whatever the clocks say.

@@ -12,7 +12,9 @@ from tests.waiting import free_port
 
 @pytest.mark.parametrize("round_", range(3))
 def test_to_be_asked_for_its_status_while_it_ends_does_it_no_harm(tmp_path, round_):
-    daemon = Daemon(directory=tmp_path, setup=Setup(state=tmp_path / "state", http_port=free_port()))
+    daemon = Daemon(
+        directory=tmp_path, setup=Setup(state=tmp_path / "state", http_port=free_port())
+    )
     over = threading.Event()
 
     def ask():

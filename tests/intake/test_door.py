@@ -13,9 +13,9 @@ from agent.clock import Clock
 from agent.event import UNASSIGNED, Priority, RawMessage, Sender, Stream
 from agent.ga4.request import BODY_LIMIT
 from agent.intake.door import CRASHED, Accepted, Door, Full, Refused
-from agent.intake.sorting import Message, Sorter
 from agent.intake.identity import Device
 from agent.intake.parse import RAW_MAX, Shape
+from agent.intake.sorting import Message, Sorter
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
