@@ -11,6 +11,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from agent.progress import Progress
 SOCKET = "control.sock"
 LINE_MAX = 1024 * 1024  # bytes: an event may have 130,000
 TIMEOUT = 10.0  # seconds that either side waits for the other
+PAUSE = 0.01  # seconds between attempts while many others wait to be let in
 
 OPEN = frozenset(("status", "send"))  # what everybody may who can reach the socket (mode 0660)
 
@@ -93,6 +95,7 @@ class _Handler(socketserver.StreamRequestHandler):
 class _Server(socketserver.ThreadingUnixStreamServer):
     # An idle client must not hold up the stop; a command that runs must, see `finish`.
     daemon_threads = True
+    request_queue_size = 128
     commands: Mapping[str, Command]
     on_bug: Callable[[BaseException], None]
 
@@ -159,21 +162,37 @@ class ControlSocket:
         return server
 
 
+def _connect(connection: socket.socket, address: str) -> None:
+    """Connect; while more wait than the kernel keeps, try again: it does not let us wait."""
+    until = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(PAUSE)
+        else:
+            return
+
+
 def ask(directory: Path, command: str, **arguments: Any) -> Any:
     """Have the running daemon do it. Raises NotRunning, ControlError, OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT)
         try:
             with _short_path(directory) as address:
-                connection.connect(address)
+                _connect(connection, address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"cannot reach the daemon in {directory}: it is not running") from None
         try:
             connection.sendall(json.dumps({"command": command} | arguments).encode() + b"\n")
             with connection.makefile("rb") as lines:
-                answer = json.loads(lines.readline() or b"{}")
+                line = lines.readline()
         except ConnectionError:
             raise NotRunning(f"cannot reach the daemon in {directory}: it is ending") from None
+    # Without its end the answer is half of one: the daemon was killed meanwhile.
+    answer = json.loads(line) if line.endswith(b"\n") else {}
     if "ending" in answer:
         raise NotRunning(f"cannot reach the daemon in {directory}: it is ending")
     if "result" not in answer:

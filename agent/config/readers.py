@@ -141,7 +141,12 @@ def identifier(*, expected: str, longest: int) -> Reader:
     """Read an id of a device or a person: one line, and never repeated in a message."""
     return text(
         expected=expected,
-        fits=lambda text: 0 < len(text) <= longest and text.isprintable() and text == text.strip(),
+        fits=lambda text: (
+            text != HIDDEN  # what `config show` writes names nobody
+            and 0 < len(text) <= longest
+            and text.isprintable()
+            and text == text.strip()
+        ),
         show=kind_of_text,
         write=hidden,
     )

@@ -5,8 +5,10 @@ same when it is read again, here or on another device. `parse` with ``Shape.SPOO
 """
 
 import base64
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +38,24 @@ def make_folder(directory: Path) -> None:
     if directory.exists():
         return
     if not directory.parent.exists():
-        directory.parent.mkdir(mode=0o750, parents=True)
+        directory.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with _alone_in(directory.parent):
+        if not directory.exists():
+            _make(directory)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait for others who make something there: the daemon, and every `send` without it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(directory: Path) -> None:
     around = directory.parent.stat()
     # Under another name first: a kill must not leave it with a mode that shuts programs out.
     fresh = directory.with_name(f".{directory.name}.new")

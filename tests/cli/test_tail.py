@@ -1,0 +1,150 @@
+"""``tail``: what comes in, as people and as programs see it."""
+
+import json
+import re
+
+import pytest
+
+from agent.cli import tail
+from agent.config import parse
+from agent.control import ControlError
+from agent.event import Stamp
+from agent.intake.sorting import Message
+from agent.recent import Recent
+from agent.wiring import dry_sorter
+from tests.cli.running import ga4_agent
+from tests.cli.socket_of import daemon
+
+STAMP = Stamp(wall_us=1_800_000_000_000_000, boot_us=1_000_000, boot_id="boot", trusted=True)
+STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\n'
+TIME = r"\d\d:\d\d:\d\d"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "agent.toml"
+    path.write_text(f'state_directory = "{tmp_path}/state"\n{STREAM}')
+    return path
+
+
+@pytest.fixture
+def watch(config, tmp_path, monkeypatch):
+    """Looks at what comes in between two looks, until the daemon has no more to tell."""
+    monkeypatch.setattr(tail, "PAUSE", 0.01)
+    sorter = dry_sorter(parse(STREAM, name="F"))
+
+    def run(*messages, options=()):
+        recent, coming = Recent(), [[], list(messages)]
+
+        def look(after=None):
+            if not coming:
+                raise ControlError("the daemon ends")
+            for message in coming.pop(0):
+                recent.note(message, sorter.sort(message, STAMP))
+            return recent.after(after).document
+
+        with daemon(tmp_path / "state", recent=look):
+            return ga4_agent("tail", "--config", str(config), *options)
+
+    return run
+
+
+def message(payload, *, source="http", answerable=True):
+    text = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return Message(source=source, payload=text, answerable=answerable)
+
+
+def test_an_event_is_one_line_with_time_source_stream_name_and_params(watch):
+    told = watch(message({"name": "vend", "params": {"slot": "B4", "price": 2.5, "ä": True}}))
+    assert re.fullmatch(
+        TIME + r'  http   main  vend  {"slot": "B4", "price": 2\.5, "ä": true}\n', told.stdout
+    )
+
+
+def test_events_come_in_their_order_with_their_sources(watch):
+    told = watch(
+        message([{"name": "a"}, {"name": "b"}], source="mqtt"),
+        message({"name": "c"}, source="send"),
+    )
+    found = [line.split()[1:4] for line in told.stdout.splitlines()]
+    assert found == [["mqtt", "main", "a"], ["mqtt", "main", "b"], ["send", "main", "c"]]
+
+
+def test_what_is_refused_is_shown_with_the_reason(watch):
+    told = watch(message({"name": "vend", "prams": {}}))
+    assert re.fullmatch(
+        r" {8}  http   refused: found the unknown key 'prams', expected .*\n", told.stdout
+    )
+
+
+def test_where_it_is_wrong_is_said(watch):
+    told = watch(message([{"name": "a"}, {"name": 1}]))
+    taken, refused = told.stdout.splitlines()
+    assert taken.split()[2:4] == ["main", "a"]
+    assert refused.split(maxsplit=1)[1] == (
+        "refused: [1].name: found a number, expected the event's name"
+    )
+
+
+def test_a_dead_letter_is_shown_with_why(watch):
+    told = watch(message(b"nonsense", source="mqtt", answerable=False))
+    letter, why = told.stdout.splitlines()
+    assert re.fullmatch(TIME + r"  mqtt   dead letter: malformed", letter)
+    assert re.fullmatch(r" {8}  mqtt   why: found no JSON: .*", why)
+
+
+def test_programs_get_one_json_object_a_line(watch):
+    told = watch(
+        message({"name": "größe", "params": {"a": "\u2028\n"}}),
+        message({"nam": 1}),
+        message(b"nonsense", source="mqtt", answerable=False),
+        options=["--json"],
+    )
+    lines = told.stdout.split("\n")
+    assert lines.pop() == ""
+    taken, refused, dead = map(json.loads, lines)
+    assert taken["source"] == "http"
+    assert [item["name"] for item in taken["items"]] == ["größe"]
+    assert taken["rejected"] == refused["items"] == []
+    assert refused["rejected"][0]["validationCode"] == "VALUE_INVALID"
+    assert dead["items"][0]["reason"] == "malformed"
+
+
+def test_what_came_in_faster_than_it_can_show_is_counted(watch):
+    told = watch(*[message({"name": "x", "params": {"x": "x" * 10_000}})] * 500)
+    first, *rest = told.stdout.splitlines()
+    missed = int(re.fullmatch(r"… and (\d+) more that came in faster than this can show", first)[1])
+    assert missed > 0
+    assert missed + len(rest) == 500
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_nothing_that_comes_in_reaches_the_terminal_as_a_command(watch, options):
+    """Whoever may hand in an event must not write on root's terminal, nor hide what they did."""
+    evil = "a\x1b[2J\x9b31m\r\n\x07\u202ex\x7f[red]"
+    told = watch(
+        message({"name": evil, "params": {evil: evil}}),
+        message({"name": "x", "stream": evil, evil: 1}),
+        message(b"x", source=f"mqtt{evil}", answerable=False),
+        options=options,
+    )
+    assert told.stdout
+    assert all(character.isprintable() for line in told.stdout.split("\n") for character in line)
+    assert "[red]" in told.stdout
+
+
+def test_a_long_line_is_not_broken(watch):
+    told = watch(message({"name": "x", "params": {"x": "y " * 500}}))
+    assert len(told.stdout.splitlines()) == 1
+
+
+def test_it_ends_with_1_when_the_daemon_ends(watch):
+    told = watch(message({"name": "vend"}))
+    assert told.exit_code == 1
+    assert told.stderr == "the daemon ends\n"
+
+
+def test_without_a_daemon_it_ends_with_1_and_says_so(config, tmp_path):
+    told = ga4_agent("tail", "--config", str(config))
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == f"cannot reach the daemon in {tmp_path}/state: it is not running\n"
