@@ -131,5 +131,5 @@ def _source_state(seen: Observation) -> tuple[str, str] | None:
 
 def _flow_state(seen: Observation) -> tuple[str, str]:
     if seen.books.queued > DRAINING:
-        return "draining", f"{seen.books.queued} events are on their way"
+        return "draining", f"{seen.books.queued:,} events are on their way"
     return "ok", ""

@@ -63,6 +63,11 @@ def parse_size(value: str | float) -> int:
     return round(_parse(value, units=_BYTES, noun="size", unit="MiB"))
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are, for people: ``1 event``, ``1,200 events``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Finite seconds for people: exact where that is short (``90 min``), else to two decimals."""
     if seconds < 0:

@@ -198,7 +198,7 @@ def test_an_endpoint_that_fails_leaves_everything_and_is_named(config, state, em
 def test_without_a_secret_it_says_so_at_once(config, state):
     end = drained(config, environ={})
     assert end.hopeless
-    assert "no api_secret for the stream main" in end.reason
+    assert "no api_secret; run: ga4-agent secret set main" in end.reason
     assert end.left == 60
 
 

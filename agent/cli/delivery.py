@@ -11,6 +11,7 @@ from agent.cli.bar import bar
 from agent.cli.mending import state_of
 from agent.cli.options import CONFIG
 from agent.cli.plainly import said_plainly
+from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.drain import Level
@@ -37,7 +38,7 @@ def flush(config: Path | None) -> None:
     status = _told(config, "flush")
     if status["paused"]:
         sys.exit("delivery is paused: nothing leaves before ga4-agent resume")
-    click.echo(f"trying now: {status['queue']['events']:,} events wait")
+    click.echo(f"trying now: {counted(status['queue']['events'], 'event')} waiting")
 
 
 @click.command("pause")
@@ -63,7 +64,7 @@ def resume(config: Path | None) -> None:
     Exit status: 0 it delivers, 1 it does not.
     """
     status = _told(config, "resume")
-    click.echo(f"delivering again: {status['queue']['events']:,} events wait")
+    click.echo(f"delivering again: {counted(status['queue']['events'], 'event')} waiting")
 
 
 @click.command("drain")
@@ -113,12 +114,12 @@ def _total(start: "Level", level: "Level") -> int:
 def _report(start: "Level", end: "Level") -> None:
     sent, dead = end.sent - start.sent, end.dead - start.dead
     buried = f"; {dead:,} were refused and are dead letters" if dead > 0 else ""
-    done = f"delivered {sent:,} events{buried}"
+    done = f"delivered {counted(sent, 'event')}{buried}"
     if not end.left:
         click.echo(f"the queue is empty: {done}")
         return
     why = end.state + (f" - {end.reason}" if end.reason else "")
-    sys.exit(f"{end.left:,} events are left: {why}; {done}")
+    sys.exit(f"cannot empty the queue: {counted(end.left, 'event')} left: {why}; {done}")
 
 
 def _told(config: Path | None, command: str) -> Any:

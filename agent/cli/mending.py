@@ -11,6 +11,7 @@ import click
 
 from agent.cli.bar import bar
 from agent.cli.plainly import said_plainly
+from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.queue.pages import Row, Selection
@@ -53,7 +54,7 @@ def export(config: Path | None, selection: "Selection", output: Path | None) -> 
         chosen = reader.rows(replace(selection, upto=reader.newest_id))
         damaged = rows.export(_counted(chosen, "exporting", total), output)
     if damaged:
-        sys.exit(f"left out {_number(damaged, 'damaged row')}: nobody can read what is in there")
+        sys.exit(f"left out {counted(damaged, 'damaged row')}: nobody can read what is in there")
 
 
 def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
@@ -66,12 +67,12 @@ def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
     if not number:
         click.echo(f"found no {noun}s to purge")
         return
-    if not yes and not click.confirm(f"Purge {_number(number, noun)}? They are lost for good."):
+    if not yes and not click.confirm(f"Purge {counted(number, noun)}? They are lost for good."):
         sys.exit("purged nothing")
     done = _work(directory, "purge", selection, number)
-    click.echo(f"purged {_number(done.done, noun)}")
+    click.echo(f"purged {counted(done.done, noun)}")
     if done.kept:
-        click.echo(f"left {_number(done.kept, 'event')} that just then were being delivered")
+        click.echo(f"left {counted(done.kept, 'event')} that just then were being delivered")
 
 
 def requeue(config: Path | None, selection: "Selection") -> None:
@@ -82,9 +83,9 @@ def requeue(config: Path | None, selection: "Selection") -> None:
         click.echo("found no dead letters to requeue")
         return
     done = _work(directory, "requeue", selection, number)
-    click.echo(f"requeued {_number(done.done, 'event')}")
+    click.echo(f"requeued {counted(done.done, 'event')}")
     if done.kept:
-        click.echo(f"left {_number(done.kept, 'raw or damaged message')}: no events to deliver")
+        click.echo(f"left {counted(done.kept, 'raw or damaged message')}: no events to deliver")
         sys.exit(0 if done.done else 1)
 
 
@@ -107,7 +108,7 @@ def _work(directory: Path, verb: str, selection: "Selection", number: int) -> "T
                 show(tally.done + tally.kept, number)
     except SystemExit:
         if tally.done:
-            click.echo(f"{verb}d {_number(tally.done, 'row')} before this:", err=True)
+            click.echo(f"{verb}d {counted(tally.done, 'row')} before this:", err=True)
         raise
     return tally
 
@@ -117,7 +118,3 @@ def _counted(rows: Iterator["Row"], what: str, total: int) -> Iterator["Row"]:
         for number, row in enumerate(rows, 1):
             yield row
             show(number, total)
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

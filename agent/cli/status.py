@@ -11,6 +11,8 @@ import click
 
 from agent.cli.options import CONFIG
 
+PLAIN_WIDTH = 1000  # columns where there is no terminal to measure
+
 
 @click.command("status")
 @CONFIG
@@ -68,15 +70,18 @@ def _show(document: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in _rows(document):
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # A program that reads lines must not find them broken.
+    console.width = console.width if console.is_terminal else PLAIN_WIDTH
+    console.print(table)
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from agent.units import format_duration, format_size
+    from agent.units import counted, format_duration, format_size
 
     queue, ledger = document["queue"], document["ledger"]
     yield "state", " - ".join(part for part in (document["state"], document["reason"]) if part)
-    yield "queue", f"{queue['events']} events, {format_size(queue['bytes'])}"
+    yield "queue", f"{counted(queue['events'], 'event')}, {format_size(queue['bytes'])}"
     if queue["oldest_age_s"] is not None:
         yield "oldest event", f"{format_duration(queue['oldest_age_s'])} old"
         yield "it expires in", format_duration(max(0.0, queue["oldest_expires_in_s"]))

@@ -133,7 +133,7 @@ class Outlet:
             ago = None if self._delivered_at is None else now - self._delivered_at
             wait = max(0.0, self._not_before - now)
             if self.stream.secret is None:
-                reason = f"no api_secret for the stream {self.stream.name}"
+                reason = f"there is no api_secret; run: ga4-agent secret set {self.stream.name}"
                 return OutletReport(self.stream.name, "unconfigured", reason, 0.0, ago)
             return OutletReport(self.stream.name, self._state, self._reason, wait, ago)
 

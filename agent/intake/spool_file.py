@@ -7,6 +7,7 @@ same when it is read again, here or on another device. `parse` with ``Shape.SPOO
 import base64
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -62,7 +63,10 @@ def _make(directory: Path) -> None:
     fresh.mkdir(exist_ok=True)
     if os.geteuid() == 0:
         os.chown(fresh, around.st_uid, around.st_gid)
-    fresh.chmod(FOLDER_MODE)
+    try:
+        fresh.chmod(FOLDER_MODE)
+    except PermissionError:
+        fresh.chmod(FOLDER_MODE & ~stat.S_ISGID)  # systemd's RestrictSUIDSGID forbids that bit
     fresh.rename(directory)
     atomic_file.sync_directory(directory.parent)
 

@@ -190,9 +190,9 @@ def test_pause_holds_events_back_and_resume_or_a_restart_lets_them_go(make_daemo
     said = done(daemon, "flush", status=1)
     assert said == "delivery is paused: nothing leaves before ga4-agent resume\n"
     said = done(daemon, "drain", "--timeout", "1 h", status=1)
-    assert said.startswith("5 events are left: paused - delivery was paused by hand")
+    assert said.startswith("cannot empty the queue: 5 events left: paused - delivery was paused by hand")
     assert not emulator.events()
-    assert "5 events wait" in done(daemon, "resume")
+    assert "5 events waiting" in done(daemon, "resume")
     daemon.drained()
     done(daemon, "pause")
     daemon.end()
@@ -207,7 +207,7 @@ def test_flush_tries_at_once(make_daemon, setup, emulator):
     hand_in(setup.http_port, range(5))
     daemon.wait(lambda status: status["state"] == "misconfigured")
     emulator.recover()
-    assert done(daemon, "flush") == "trying now: 5 events wait\n"
+    assert done(daemon, "flush") == "trying now: 5 events waiting\n"
     daemon.wait(lambda status: status["queue"]["events"] == 0)
 
 
@@ -218,7 +218,7 @@ def test_drain_urges_the_daemon_on_until_its_queue_is_empty(make_daemon, setup, 
     hand_in(setup.http_port, range(5))
     daemon.wait(lambda status: status["state"] == "misconfigured")
     said = done(daemon, "drain", "--timeout", "500 ms", status=1)
-    assert said.startswith("5 events are left: misconfigured - stream main: ")
+    assert said.startswith("cannot empty the queue: 5 events left: misconfigured - stream main: ")
     emulator.recover()
     assert done(daemon, "drain") == "the queue is empty: delivered 5 events\n"
     assert sorted(ids_of(emulator.events())) == list(range(5))
