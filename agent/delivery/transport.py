@@ -74,7 +74,7 @@ def _exchange(response: urequests.Response, sent: int) -> Exchange:
 
 def _no_answer(error: urequests.RequestError) -> NoAnswer:
     return NoAnswer(
-        reason=str(error),
+        reason=error.strerror or str(error),  # without "[Errno 111]" before it
         maybe_sent=error.maybe_sent,
         clock_blocks_tls=isinstance(error, urequests.TlsError) and error.not_yet_valid,
     )
