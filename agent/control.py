@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from agent.progress import Progress
 SOCKET = "control.sock"
 LINE_MAX = 1024 * 1024  # bytes: an event may have 130,000
 TIMEOUT = 10.0  # seconds that either side waits for the other
+CONNECTIONS = 64  # at a time; beyond that a client is told to come again
+CHUNK = 64 * 1024  # bytes read at once
+BUSY = b'{"busy": true}\n'
 PAUSE = 0.01  # seconds between attempts while many others wait to be let in
 
 OPEN = frozenset(("status", "send"))  # what everybody may who can reach the socket (mode 0660)
@@ -53,16 +56,27 @@ def _short_path(directory: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    timeout = TIMEOUT
+class _Handler(socketserver.BaseRequestHandler):
     server: "_Server"
 
     def handle(self) -> None:
         try:
-            line = self.rfile.readline(LINE_MAX)
-            self.wfile.write(json.dumps(self._answer(line)).encode() + b"\n")
+            answer = self._answer(self._line())
+            self.request.settimeout(TIMEOUT)
+            self.request.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:
-            return  # who asked has gone
+            return  # who asked has gone, or was too slow
+
+    def _line(self) -> bytes:
+        """The request. One deadline for all of it: else a byte now and then holds us for ever."""
+        until, line = time.monotonic() + TIMEOUT, b""
+        while not line.endswith(b"\n") and len(line) < LINE_MAX:
+            self.request.settimeout(max(0.001, until - time.monotonic()))
+            chunk = self.request.recv(min(CHUNK, LINE_MAX - len(line)))
+            if not chunk:
+                break
+            line += chunk
+        return line
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
@@ -86,7 +100,7 @@ class _Handler(socketserver.StreamRequestHandler):
             raise
 
     def _peer(self) -> int:
-        credentials = self.connection.getsockopt(
+        credentials = self.request.getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
         )
         return int(struct.unpack("3i", credentials)[1])
@@ -104,6 +118,23 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self._changed = threading.Condition()
         self._running = 0
         self._ending = False
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own, if one is left: else whoever fills them takes every descriptor."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            with suppress(OSError):
+                request.sendall(BUSY)
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
 
     @contextmanager
     def commanded(self) -> Iterator[None]:
@@ -178,6 +209,19 @@ def _connect(connection: socket.socket, address: str) -> None:
 
 def ask(directory: Path, command: str, **arguments: Any) -> Any:
     """Have the running daemon do it. Raises NotRunning, ControlError, OSError."""
+    line = json.dumps({"command": command} | arguments).encode() + b"\n"
+    until = time.monotonic() + TIMEOUT
+    while "busy" in (answer := _answered(directory, line)) and time.monotonic() < until:
+        time.sleep(PAUSE)
+    if "ending" in answer:
+        raise NotRunning(f"cannot reach the daemon in {directory}: it is ending")
+    if "result" not in answer:
+        raise ControlError(answer.get("error", f"cannot {command}: the daemon gave no answer"))
+    return answer["result"]
+
+
+def _answered(directory: Path, line: bytes) -> dict[str, Any]:
+    """What the daemon answers to a line; nothing if it was killed meanwhile."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT)
         try:
@@ -185,16 +229,18 @@ def ask(directory: Path, command: str, **arguments: Any) -> Any:
                 _connect(connection, address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"cannot reach the daemon in {directory}: it is not running") from None
+        answer, gone = b"", False
         try:
-            connection.sendall(json.dumps({"command": command} | arguments).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                line = lines.readline()
+            connection.sendall(line)
         except ConnectionError:
-            raise NotRunning(f"cannot reach the daemon in {directory}: it is ending") from None
-    # Without its end the answer is half of one: the daemon was killed meanwhile.
-    answer = json.loads(line) if line.endswith(b"\n") else {}
-    if "ending" in answer:
+            gone = True  # it may have said before that it is busy
+        try:
+            with connection.makefile("rb") as lines:
+                answer = lines.readline()
+        except ConnectionError:
+            gone = True
+    if gone and not answer:
         raise NotRunning(f"cannot reach the daemon in {directory}: it is ending")
-    if "result" not in answer:
-        raise ControlError(answer.get("error", f"cannot {command}: the daemon gave no answer"))
-    return answer["result"]
+    # Without its end it is half an answer.
+    found: dict[str, Any] = json.loads(answer) if answer.endswith(b"\n") else {}
+    return found

@@ -207,7 +207,10 @@ def _use_new_route(
     service: Service, known: frozenset[tuple[str, str]]
 ) -> frozenset[tuple[str, str]]:
     """A new way out may be the end of an outage: try at once, whatever the backoff says."""
-    now = routes.read_default_routes()
+    try:
+        now = routes.read_default_routes()
+    except OSError:
+        return known  # no descriptor is left at this moment
     if now - known:
         log.info("there is a new default route: trying to deliver at once")
         service.flush()

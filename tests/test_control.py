@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -522,3 +522,30 @@ def test_a_user_of_another_group_cannot_connect(nobody, tmp_path):
         answers = nobody.asks("status")
     assert answers == ["may not even connect"]
     assert called == []
+
+
+def test_whoever_takes_all_connections_is_let_go_and_others_are_told_to_come_again(
+    tmp_path, monkeypatch
+):
+    """A program that leaks connections must not take the daemon's descriptors."""
+    monkeypatch.setattr(control, "TIMEOUT", 0.5)
+    with listening(tmp_path, status=lambda: "fine"), ExitStack() as held:
+        for _ in range(control.CONNECTIONS):
+            sock = held.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(str(tmp_path / SOCKET))
+        other = held.enter_context(socket.socket(socket.AF_UNIX))
+        other.connect(str(tmp_path / SOCKET))
+        assert other.recv(100) == control.BUSY
+        monkeypatch.setattr(control, "TIMEOUT", SOON)
+        assert ask(tmp_path, "status") == "fine", "once the idle ones were let go"
+
+
+def test_a_byte_now_and_then_does_not_hold_a_connection_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "TIMEOUT", 0.3)
+    with listening(tmp_path, status=lambda: "fine"), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(tmp_path / SOCKET))
+        pause = threading.Event()
+        with pytest.raises(ConnectionError):
+            for _ in range(200):
+                sock.sendall(b" ")
+                pause.wait(0.05)
