@@ -213,7 +213,7 @@ class Service:
         if config.http.listen != self._listen:
             log.warning("http.listen has changed: that takes effect at the next restart")
         self._end_parts()
-        parts = self._built(config)
+        parts = self._built(config, before=old)
         parts.shipper.take_over(old.shipper)
         self._ground.queue.max_bytes = config.queue.max_bytes
         logging.getLogger().setLevel(config.log.level.upper())
@@ -223,8 +223,10 @@ class Service:
             for worker in self._http:
                 worker.start()
 
-    def _built(self, config: Config) -> Parts:
+    def _built(self, config: Config, before: Parts | None = None) -> Parts:
+        """The parts; workers begin when those ``before`` have ended, however long a commit takes."""
         ground = self._ground
+        taking, sending = (before.taking, before.sending) if before else ((), ())
         streams, problems = wiring.streams(config, ground.environ)
         door = wiring.door(config, ground, streams, on_taken=self._recent.note)
         shipper = wiring.shipper(config, ground, streams)
@@ -237,8 +239,14 @@ class Service:
             door=door,
             shipper=shipper,
             sources=sources,
-            sending=[self._worker(n, shipper.run, patience, shipper.stop) for n in names],
-            taking=[self._worker(name, source.run, patience) for name, source in sources.items()],
+            sending=[
+                self._worker(name, shipper.run, patience, on_stop=shipper.stop, after=sending)
+                for name in names
+            ],
+            taking=[
+                self._worker(name, source.run, patience, after=taking)
+                for name, source in sources.items()
+            ],
             secret_problems=[*problems, *source_problems],
         )
 
@@ -264,7 +272,7 @@ class Service:
             status=lambda: self.status().document,
             on_bug=self._on_bug,
         )
-        return self._worker("http", source.run, SOURCE_PATIENCE)
+        return self._worker("http", source.run, SOURCE_PATIENCE, after=self._http)
 
     def _control_worker(self) -> Worker:
         commands: dict[str, Callable[..., Any]] = {
@@ -284,11 +292,9 @@ class Service:
         name: str,
         target: Callable[..., None],
         patience: float,
-        on_stop: Callable[[], None] = lambda: None,
+        **more: Any,
     ) -> Worker:
-        return Worker(
-            name=name, target=target, patience=patience, on_bug=self._on_bug, on_stop=on_stop
-        )
+        return Worker(name=name, target=target, patience=patience, on_bug=self._on_bug, **more)
 
     def _start_parts(self) -> None:
         for worker in (*self._parts.sending, *self._parts.taking):

@@ -2,13 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 
 log = logging.getLogger(__name__)
 
+LOOK = 0.1  # seconds between looks whether those before it have ended
 RETRY = 30.0  # seconds between attempts of a source that is unavailable
 
 
@@ -24,12 +25,17 @@ class Worker:
         on_bug: Callable[[BaseException], None],
         on_stop: Callable[[], None] = lambda: None,
         retry: float = RETRY,
+        after: "Sequence[Worker]" = (),
     ) -> None:
-        """``patience``: seconds that one turn of the target's loop may take."""
+        """``patience``: seconds that one turn of the target's loop may take.
+
+        ``after``: it begins only when these have ended, for they do the same work.
+        """
         self._target = target
         self._on_bug = on_bug
         self._on_stop = on_stop
         self._retry = retry
+        self._after = after
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.progress = Progress(name=name, patience=patience)
@@ -45,6 +51,11 @@ class Worker:
         """The thread's name."""
         return self._thread.name
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs, or one that it was to wait for when it was stopped."""
+        return self._thread.is_alive() or any(worker.is_alive for worker in self._after)
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -57,10 +68,11 @@ class Worker:
     def join(self, timeout: float) -> bool:
         """Wait for the end; whether it came within the seconds."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return not self.is_alive
 
     def _run(self) -> None:
         try:
+            self._wait_for_others()
             while not self._stop.is_set():
                 if self._works():
                     break
@@ -69,6 +81,14 @@ class Worker:
             self._on_bug(bug)
         finally:
             self.progress.done()
+
+    def _wait_for_others(self) -> None:
+        """No beats: if one of them hangs, the watchdog must see that nothing is done here."""
+        if any(worker.is_alive for worker in self._after):
+            log.warning("%s: the last one is still busy; waiting for it", self.name)
+        self.progress.beat()
+        while any(worker.is_alive for worker in self._after) and not self._stop.is_set():
+            self._stop.wait(LOOK)
 
     def _works(self) -> bool:
         """Run the target to its end; False when it is unavailable for now."""

@@ -181,3 +181,28 @@ def test_when_it_has_ended_no_beat_is_due(make_worker):
     worker.stop()
     assert worker.join(SOON)
     assert not worker.progress.running
+
+
+def test_it_begins_only_when_those_before_it_have_ended():
+    """A reload in the middle of a slow commit: two of the same source would take things twice."""
+    free, begun = threading.Event(), threading.Event()
+
+    def make(target, after=()):
+        return Worker(name="spool", target=target, patience=60.0, on_bug=print, after=after)
+
+    first = make(lambda *_: free.wait(SOON))
+    first.start()
+    first.stop()
+    second = make(lambda *_: pytest.fail("it was stopped before its turn"), [first])
+    second.start()
+    second.stop()
+    second.join(0.5)
+    assert second.is_alive, "its predecessor still works, so its work is not over"
+    third = make(lambda *_: begun.set(), [second])
+    third.start()
+    assert not begun.wait(0.3)
+    assert third.progress.running, "so that the watchdog sees it if it lasts"
+    free.set()
+    assert begun.wait(SOON)
+    assert first.join(SOON)
+    assert third.join(SOON)

@@ -29,6 +29,30 @@ WITNESSES = 50  # events asked whether the endpoint takes anything at all
 STORAGE_WAIT = 5.0  # seconds before a delivery that could not be recorded is recorded again
 
 
+class Unrecorded:
+    """Writes of what was delivered that the disk has refused. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self.writes: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def add(self, write: Callable[[], None]) -> None:
+        """Keep it for later."""
+        with self._lock:
+            self.writes.append(write)
+
+    def written(self) -> bool:
+        """Whether everything is on record, or could be recorded now."""
+        with self._lock:
+            while self.writes:
+                try:
+                    self.writes[0]()
+                except StorageError:
+                    return False
+                self.writes.pop(0)
+        return True
+
+
 class Shipper:
     """Delivers what the queue holds. Every connection is a thread that calls ``run``."""
 
@@ -56,7 +80,7 @@ class Shipper:
         self._flushed_us = 0  # since boot: what was taken before waits for no others any more
         self._thread = threading.local()
         self._lock = threading.Lock()
-        self._unrecorded: list[Callable[[], None]] = []
+        self._unrecorded = Unrecorded()
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Ship until told to stop; ``stop()`` wakes it."""
@@ -71,7 +95,7 @@ class Shipper:
         """Deliver one batch, if any may leave. Returns the seconds until the next look."""
         if self._paused:
             return NEVER
-        if not self._recorded():
+        if not self._unrecorded.written():
             return STORAGE_WAIT
         wait = NEVER
         for outlet in self._in_turn():
@@ -102,12 +126,13 @@ class Shipper:
         self._bell.ring()
 
     def take_over(self, other: "Shipper") -> None:
-        """Go on where one with another configuration, which has ended, left off."""
+        """Go on where one with another configuration leaves off."""
         self._paused = other.paused
-        self._unrecorded = list(other.unrecorded)
+        # Shared, not copied: the other may still be waiting for an answer or for the disk.
+        self._unrecorded = other.unrecorded
 
     @property
-    def unrecorded(self) -> Sequence[Callable[[], None]]:
+    def unrecorded(self) -> "Unrecorded":
         """Writes that the disk has refused so far."""
         return self._unrecorded
 
@@ -214,7 +239,7 @@ class Shipper:
         refused: list[tuple[Leased, str]],
     ) -> bool:
         """Post; halve what is rejected until single events are left. False: try later."""
-        if self._stopping or self._unrecorded:
+        if self._stopping or self._unrecorded.writes:
             self._queue.release(_ids(leased))
             return False
         outcome, traffic = self._post(outlet, leased)
@@ -298,19 +323,7 @@ class Shipper:
             write()
         except StorageError as error:
             log.error("cannot record a delivery, sending nothing more until it is: %s", error)
-            with self._lock:
-                self._unrecorded.append(write)
-
-    def _recorded(self) -> bool:
-        """Whether everything that was delivered is on record, or could be recorded now."""
-        with self._lock:
-            while self._unrecorded:
-                try:
-                    self._unrecorded[0]()
-                except StorageError:
-                    return False
-                self._unrecorded.pop(0)
-        return True
+            self._unrecorded.add(write)
 
 
 def _ids(leased: Sequence[Leased]) -> list[int]:

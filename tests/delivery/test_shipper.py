@@ -741,7 +741,7 @@ def test_a_failed_request_needs_no_disk(stage, fault):
     shipper = stage.shipper()
     assert shipper.ship_once() == 0.0
     assert shipper.ship_once() != STORAGE_WAIT
-    assert shipper.unrecorded == []
+    assert shipper.unrecorded.writes == []
     assert stage.queue.ready("main") == 3
     stage.queue.refusing = False
     stage.emulator.recover()
