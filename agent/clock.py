@@ -86,7 +86,9 @@ class Clock:
         return max(0.0, (self._wall() - stamp.wall_us) / 1e6) if age is None else age
 
     def age_in_this_boot_s(self, stamp: Stamp) -> float | None:
-        """Seconds since the stamp by the clock that never jumps; None for another boot's."""
-        if stamp.boot_id != self.boot_id:
-            return None
-        return (self._boot() - stamp.boot_us) / 1e6
+        """Seconds since the stamp by the clock that never jumps; None for another boot's.
+
+        A stamp that this boot's clock has not reached yet is none of this boot, whatever it says.
+        """
+        age = self._boot() - stamp.boot_us
+        return age / 1e6 if stamp.boot_id == self.boot_id and age >= 0 else None

@@ -138,12 +138,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A message that could not become events, kept for people: source, reason, first bytes."""
+    """A message that could not become events, kept for people: source, reason, first bytes.
+
+    ``why`` says in a sentence what is wrong with it, and repeats none of it.
+    """
 
     source: str
     reason: str
     payload: bytes
     stamp: Stamp
+    why: str = ""
 
 
 class InvalidEvent(ValueError):  # noqa: N818 - the design's word

@@ -137,6 +137,8 @@ class Service:
 
     def send(self, event: Json) -> dict[str, int]:
         """Take an event that the command line hands in. Raises ControlError if it is not taken."""
+        if isinstance(event, dict) and "raw" in event:
+            raise ControlError("cannot take the event: found a raw message, expected an event")
         message = Message(source="send", payload=jsontext.dumps(event), shape=Shape.SPOOL)
         match self._parts.door.admit(message):
             case Accepted(number):

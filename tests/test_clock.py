@@ -120,3 +120,10 @@ def test_the_stamp_of_a_moment_is_never_in_the_future_and_never_negative(wall, b
     assert 0 <= made.boot_us <= boot
     assert made.wall_us == min(wall, moment)
     assert now.age_s(made) == pytest.approx((wall - made.wall_us) / 1e6)
+
+
+def test_a_stamp_that_this_boot_has_not_reached_yet_is_not_of_this_boot():
+    """Else an event of it would wait for others until the clock gets there."""
+    clock = Clock(wall=lambda: 10**15, boot=lambda: 5, boot_id="b", synchronised=lambda: False)
+    assert clock.age_in_this_boot_s(Stamp(10**15, 6, "b", trusted=False)) is None
+    assert clock.age_in_this_boot_s(Stamp(10**15, 5, "b", trusted=False)) == 0

@@ -16,6 +16,9 @@ from agent.jsontext import NotJson
 
 TEXT_MAX = 256  # characters of an event_id: room for any id scheme, bounded in the queue
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
+ELEMENTS_MAX = 10_000  # events of a message, so that one message needs little memory
+SPOOL_DEPTH = jsontext.MAX_DEPTH + 4  # a mapping puts what it finds into params of its own
+WHY_MAX = 1000  # characters of the sentence that says what is wrong with a raw message
 TIME_MAX = 2**53  # microseconds: beyond it a JSON number is not exact any more
 
 EVENT_KEYS = frozenset(
@@ -28,7 +31,7 @@ SENDER_KEYS = frozenset((*OBJECTS, *TEXTS, *REST))
 BODY_KEYS = SENDER_KEYS | {"events", "timestamp_micros"}
 SINGLE_KEYS = EVENT_KEYS | SENDER_KEYS
 SPOOL_KEYS = SINGLE_KEYS | {"stream", "stamp", "complete", "reason"}
-RAW_KEYS = frozenset(("raw", "source", "reason", "stamp"))
+RAW_KEYS = frozenset(("raw", "source", "reason", "stamp", "why"))
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
 
@@ -45,7 +48,8 @@ class Draft:
     """An event as it was said, before what the device knows is added.
 
     ``stamp``: when it was written down, if that was before it reached the agent. ``complete``:
-    it lay in a queue already, so nothing is added again.
+    it lay in a queue already, so nothing is added again. ``said``: the element itself, for the
+    dead letter that it may become.
     """
 
     name: str
@@ -59,14 +63,19 @@ class Draft:
     stream: str | None = None
     stamp: Stamp | None = None
     complete: bool = False
+    said: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """An element that is no event: why, and its own bytes for the dead letter."""
+    """An element that is no event: why, and its own bytes for the dead letter.
+
+    ``stamp``: when it was written, if it says so.
+    """
 
     error: InvalidEvent
     payload: bytes
+    stamp: Stamp | None = None
 
 
 Element = Draft | Misfit | RawMessage  # a raw message is one that an export of dead letters held
@@ -82,8 +91,9 @@ class Parsed:
 
 def parse(payload: bytes, shape: Shape) -> Parsed:
     """Read a payload. Raises InvalidEvent when there is nothing in it to speak of singly."""
+    deepest = SPOOL_DEPTH if shape is Shape.SPOOL else jsontext.MAX_DEPTH
     try:
-        value = jsontext.loads(payload)
+        value = jsontext.loads(payload, max_depth=deepest)
     except NotJson as error:
         raise InvalidEvent("", str(error)) from None
     if isinstance(value, dict) and ("events" in value or shape is Shape.BODY):
@@ -99,6 +109,9 @@ def parse(payload: bytes, shape: Shape) -> Parsed:
 def _array(values: list[Any], keys: frozenset[str]) -> tuple[Element, ...]:
     if not values:
         raise InvalidEvent("", "found an empty array, expected at least one event")
+    if len(values) > ELEMENTS_MAX:
+        found = f"found {len(values)} events, expected at most {ELEMENTS_MAX}"
+        raise InvalidEvent("", found, "EXCEEDED_MAX_ENTITIES")
     return tuple(_element(value, f"[{i}]", keys) for i, value in enumerate(values))
 
 
@@ -139,7 +152,8 @@ def _element(
             return _raw(value, path)
         return draft(value, path, keys, sender, time_us)
     except InvalidEvent as error:
-        return Misfit(error, jsontext.dumps(value))
+        # A traceback would keep a frame for each misfit: a MiB of them was 900 MiB in memory.
+        return Misfit(error.with_traceback(None), jsontext.dumps(value))
 
 
 def draft(
@@ -169,6 +183,7 @@ def draft(
         priority=PRIORITIES.get(_choice(value, path, "priority", tuple(PRIORITIES)) or ""),
         stream=_text(value, path, "stream"),
         stamp=_stamp(value, path),
+        said=value,
         complete=bool(_optional(value, path, "complete", bool, "true or false")),
     )
 
@@ -177,13 +192,14 @@ def _raw(value: dict[str, Any], path: str) -> RawMessage:
     _known_keys(value, path, RAW_KEYS)
     source, reason = _text(value, path, "source"), _text(value, path, "reason")
     stamp, text = _stamp(value, path), _optional(value, path, "raw", str, "a text")
+    why = _optional(value, path, "why", str, "a text") or ""
     if not source or not reason or stamp is None:
         raise InvalidEvent(path, f"found a raw message without {', '.join(sorted(RAW_KEYS))}")
     try:
         payload = base64.b64decode(text or "", validate=True)
     except ValueError:
         raise InvalidEvent(_join(path, "raw"), "found a text, expected base64") from None
-    return RawMessage(source, reason, payload[:RAW_MAX], stamp)
+    return RawMessage(source, reason, payload[:RAW_MAX], stamp, why[:WHY_MAX])
 
 
 def _stamp(value: dict[str, Any], path: str) -> Stamp | None:

@@ -16,10 +16,10 @@ from agent.event import (
     Stamp,
     Stream,
 )
-from agent.ga4.request import BODY_LIMIT, encode, too_large
+from agent.ga4.request import BODY_LIMIT, too_large
 from agent.intake.identity import Device
 from agent.intake.mapping import Rule
-from agent.intake.parse import RAW_MAX, Draft, Element, Misfit, Parsed, Shape, parse
+from agent.intake.parse import RAW_MAX, WHY_MAX, Draft, Element, Misfit, Parsed, Shape, parse
 from agent.jsontext import frozen
 from agent.queue.event_queue import SourceState
 
@@ -31,7 +31,7 @@ class Message:
     ``answerable``: the publisher waits for an answer; what cannot be taken is refused. Else it
     is kept as a dead letter. ``state`` is committed with the events. ``stamp``: when it was
     written, if that is known. ``rule``: how ``topic`` and payload become events, if not as they
-    are.
+    are. ``keep``: how many bytes of it a dead letter may hold.
     """
 
     source: str
@@ -44,6 +44,7 @@ class Message:
     stamp: Stamp | None = None
     topic: str = ""
     rule: Rule | None = None
+    keep: int = RAW_MAX
 
     @property
     def digest(self) -> str:
@@ -57,9 +58,16 @@ class Message:
             return self.rule.parsed(self.payload, self.shape, self.topic)
         return parse(self.payload, self.shape)
 
-    def set_aside(self, reason: str, stamp: Stamp) -> RawMessage:
+    def set_aside(self, reason: str, stamp: Stamp, error: InvalidEvent | None = None) -> RawMessage:
         """The message as a dead letter."""
-        return RawMessage(self.source, reason, self.payload[:RAW_MAX], stamp)
+        return self.dead_letter(reason, self.payload, stamp, error)
+
+    def dead_letter(
+        self, reason: str, payload: bytes, stamp: Stamp, error: InvalidEvent | None
+    ) -> RawMessage:
+        """A part of the message as a dead letter."""
+        why = str(error)[:WHY_MAX] if error else ""
+        return RawMessage(self.source, reason, payload[: self.keep], stamp, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ class Sorter:
         except InvalidEvent as error:
             if message.answerable:
                 return Sorted(rejected=(error,), refused=1, nothing_taken=True)
-            return Sorted((message.set_aside("malformed", stamp),), rejected=(error,))
+            return Sorted((message.set_aside("malformed", stamp, error),), rejected=(error,))
         return self._sort(message, parsed, stamp)
 
     def _sort(self, message: Message, parsed: Parsed, stamp: Stamp) -> Sorted:
@@ -115,8 +123,10 @@ class Sorter:
             refused = len(parsed.elements) - len(items)
             return Sorted(items, rejected, refused, nothing_taken=not items)
         if parsed.whole and misfits:
-            return Sorted((message.set_aside("invalid", stamp),), rejected)
-        raw = (RawMessage(message.source, "invalid", m.payload[:RAW_MAX], stamp) for m in misfits)
+            return Sorted((message.set_aside("invalid", stamp, rejected[0]),), rejected)
+        raw = [
+            message.dead_letter("invalid", m.payload, m.stamp or stamp, m.error) for m in misfits
+        ]
         return Sorted((*items, *raw), rejected)
 
     def _complete(
@@ -128,11 +138,11 @@ class Sorter:
         if name is not None and name not in self._streams:
             known = ", ".join(self._streams)
             error = InvalidEvent("stream", f"found {name[:40]!r}, expected one of {known}")
-            return Misfit(error, _payload(element))
+            return _misfit(element, error)
         stream = self._streams[name] if name else None
         event = self._event(element, message, stream, element.stamp or stamp)
         unsendable = _unsendable(event, stream)
-        return event if unsendable is None else Misfit(unsendable, jsontext.dumps(encode(event)))
+        return event if unsendable is None else _misfit(element, unsendable)
 
     def _event(self, draft: Draft, message: Message, stream: Stream | None, stamp: Stamp) -> Event:
         whole = draft.complete
@@ -150,9 +160,9 @@ class Sorter:
         )
 
 
-def _payload(draft: Draft) -> bytes:
-    """An event that has no stream to go to, for the dead letter."""
-    return jsontext.dumps({"name": draft.name, "params": dict(draft.params)} | draft.sender.body)
+def _misfit(draft: Draft, error: InvalidEvent) -> Misfit:
+    """An event that can go nowhere, with all that it said: who mends it wants its own time too."""
+    return Misfit(error, jsontext.dumps(draft.said or {"name": draft.name}), draft.stamp)
 
 
 def _unsendable(event: Event, stream: Stream | None) -> InvalidEvent | None:

@@ -195,4 +195,4 @@ def _raw(message: RawMessage) -> dict[str, Any]:
         "source": message.source,
         "reason": message.reason,
         "stamp": stamp_fields(message.stamp),
-    }
+    } | ({"why": message.why} if message.why else {})

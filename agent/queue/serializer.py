@@ -75,12 +75,14 @@ def _raw_fields(message: RawMessage) -> dict[str, Any]:
         "source": message.source,
         "reason": message.reason,
         "stamp": _stamp_fields(message.stamp),
+        "why": message.why,
     }
 
 
 def _raw(fields: dict[str, Any]) -> RawMessage:
     payload = base64.b64decode(fields["raw"])
-    return RawMessage(fields["source"], fields["reason"], payload, _stamp(fields["stamp"]))
+    stamp, why = _stamp(fields["stamp"]), fields.get("why", "")
+    return RawMessage(fields["source"], fields["reason"], payload, stamp, why)
 
 
 def _stamp_fields(stamp: Stamp) -> list[Any]:

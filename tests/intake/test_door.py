@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.clock import Clock
-from agent.event import UNASSIGNED, Priority, RawMessage, Sender, Stream
+from agent.event import UNASSIGNED, Priority, RawMessage, Sender, Stamp, Stream
 from agent.ga4.request import BODY_LIMIT
 from agent.intake.door import CRASHED, Accepted, Door, Full, Refused
 from agent.intake.identity import Device
@@ -51,6 +51,25 @@ def small_queue(tmp_path):
 def full_queue(small_queue, make_event):
     fill(small_queue, lambda size: [make_event(params={"x": "x" * size})] * (20 if size else 1))
     return small_queue
+
+
+def test_a_dead_letter_says_why_and_repeats_nothing(door, tmp_path):
+    door.admit(throw({"nome": "canary-7731"}))
+    door.admit(throw(b'{"name": "canary-7731'))
+    first, second = letters(tmp_path)
+    assert first.why.startswith("found the unknown key 'nome', expected ")
+    assert second.why.startswith("found no JSON: ")
+    assert "canary" not in first.why + second.why
+
+
+def test_what_has_no_stream_here_keeps_all_that_it_said_for_who_mends_it(door, tmp_path):
+    stamp = {"wall_us": 1_700_000_000_000_000, "boot_us": 5, "boot_id": "old", "trusted": True}
+    said = {**TAP, "event_id": "e1", "timestamp_micros": 7, "priority": "low", "client_id": "1.1"}
+    said |= {"stream": "gone", "stamp": stamp, "complete": True}
+    door.admit(throw(said, shape=Shape.SPOOL))
+    [letter] = letters(tmp_path)
+    assert json.loads(letter.payload) == said
+    assert letter.stamp == Stamp(**stamp)
 
 
 # -- three answers ------------------------------------------------------------------------------

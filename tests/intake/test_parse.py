@@ -11,6 +11,7 @@ from agent.event import Event, InvalidEvent, Priority, Sender, Stamp
 from agent.ga4.request import EVENTS_MAX
 from agent.intake.parse import (
     BODY_KEYS,
+    ELEMENTS_MAX,
     EVENT_KEYS,
     SENDER_KEYS,
     TEXT_MAX,
@@ -130,7 +131,7 @@ def test_a_byte_order_mark_is_no_misfit():
         b'{"name":"tap","params":{"\\udfff":1}}',
         b'{"name":"tap","params":{"x":' + b"9" * 5000 + b"}}",
         b"[" * 100_000,
-        b"[" * 33 + b"]" * 33,
+        b"[" * 37 + b"]" * 37,
     ],
 )
 def test_what_is_no_json_that_can_travel_is_refused_as_a_whole(payload):
@@ -138,6 +139,23 @@ def test_what_is_no_json_that_can_travel_is_refused_as_a_whole(payload):
         with pytest.raises(InvalidEvent) as caught:
             parse(payload, shape)
         assert (caught.value.field_path, caught.value.code) == ("", "VALUE_INVALID")
+
+
+def test_a_line_of_an_export_may_be_as_deep_as_what_a_mapping_puts_together():
+    deepest = b'{"name":"tap","params":{"x":' + b"[" * 32 + b"]" * 32 + b"}}"
+    assert parse(deepest, Shape.SPOOL).elements[0].name == "tap"
+    with pytest.raises(InvalidEvent):
+        parse(deepest, Shape.ANY)
+
+
+def test_a_message_of_too_many_events_is_refused_as_a_whole():
+    """A MiB of [0,0,…] took 900 MiB of memory."""
+    with pytest.raises(InvalidEvent) as caught:
+        read([0] * (ELEMENTS_MAX + 1))
+    assert caught.value.code == "EXCEEDED_MAX_ENTITIES"
+    elements = read([0] * ELEMENTS_MAX).elements
+    assert len(elements) == ELEMENTS_MAX
+    assert {misfit.error.__traceback__ for misfit in elements} == {None}
 
 
 # -- what steers --------------------------------------------------------------------------------
