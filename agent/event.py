@@ -1,5 +1,6 @@
 """What travels: one frozen Event, with its Sender, Stream and Stamp."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -10,6 +11,8 @@ from agent.jsontext import canonical
 from agent.secret import Secret
 
 Json = Any
+# GA4 answers 204 to an id that does not exist: with the example's everything would be lost.
+EXAMPLE_ID = re.compile("G-X{6,}[0-9]?")
 UNASSIGNED = "*"  # the stream of events that came before any stream was configured
 NOTHING: Mapping[str, Json] = MappingProxyType({})
 
@@ -108,6 +111,15 @@ class Stream:
     firebase_app_id: str | None = None
     secret: Secret | None = field(default=None, repr=False)
     accept_body: bool = False
+
+    @property
+    def lacks(self) -> str:
+        """What it needs before anything can be delivered, and the cure; empty if nothing."""
+        if self.measurement_id and EXAMPLE_ID.fullmatch(self.measurement_id):
+            return "measurement_id is that of the example; write your own (Admin > Data streams)"
+        if self.secret is None:
+            return f"there is no api_secret; run: ga4-agent secret set {self.name}"
+        return ""
 
     @property
     def is_app(self) -> bool:

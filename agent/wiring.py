@@ -306,6 +306,24 @@ def http(
     )
 
 
+def unreadable_files(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the other files that a configuration names: secrets, certificates."""
+    _, http_problem = http_token(config.http, environ)
+    problems = [http_problem] if http_problem and config.http.enabled else []
+    files: list[Path | None] = [config.network.ca_file]
+    if config.mqtt is not None:
+        mqtt = config.mqtt
+        files += [mqtt.ca_file, mqtt.certificate_file, mqtt.key_file]
+        _, problem = _secret("mqtt_password", mqtt.password_file, "GA4_MQTT_PASSWORD", environ)
+        problems += [problem] if problem else []
+    for file in filter(None, files):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            problems.append(f"cannot read {file}: {error.strerror}; check the path and its mode")
+    return problems
+
+
 def stream_ids(made: Mapping[str, Stream]) -> dict[str, str]:
     """GA4's id to our name: what a query may pick a stream by."""
     return {(s.measurement_id or s.firebase_app_id or ""): name for name, s in made.items()}

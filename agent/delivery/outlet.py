@@ -59,7 +59,7 @@ class Outlet:
 
     def wait_s(self) -> float:
         """Seconds until it may send; 0 for now, infinity without a secret."""
-        if self.stream.secret is None:
+        if self.stream.lacks:
             return NEVER
         with self._lock:
             return max(0.0, self._not_before - self._monotonic())
@@ -132,9 +132,8 @@ class Outlet:
             now = self._monotonic()
             ago = None if self._delivered_at is None else now - self._delivered_at
             wait = max(0.0, self._not_before - now)
-            if self.stream.secret is None:
-                reason = f"there is no api_secret; run: ga4-agent secret set {self.stream.name}"
-                return OutletReport(self.stream.name, "unconfigured", reason, 0.0, ago)
+            if lacks := self.stream.lacks:
+                return OutletReport(self.stream.name, "unconfigured", lacks, 0.0, ago)
             return OutletReport(self.stream.name, self._state, self._reason, wait, ago)
 
     def _wait_after(self, outcome: Retry) -> float:

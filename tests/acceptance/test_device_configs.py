@@ -169,6 +169,7 @@ def make_scene(tmp_path, setup, emulator, make_daemon) -> Iterator:
             brokers.append(broker)
             broker.start()
         changes = {
+            "G-XXXXXXXX": "G-ABCDEFGH",  # the first of the two things to change
             "127.0.0.1:8787": f"127.0.0.1:{setup.http_port}",
             "127.0.0.1:8790": emulator.url.removeprefix("http://"),
             "broker.example": "127.0.0.1",
@@ -291,7 +292,8 @@ def test_a_kiosk_with_the_copied_file_takes_and_keeps_events_before_it_has_a_sec
     scene, _ = make_scene("kiosk.toml")
     del scene.daemon.environ["CREDENTIALS_DIRECTORY"]
     scene.daemon.write(with_keys(text_of("kiosk.toml"), "", state_directory=str(setup.state)))
-    assert "is good" in scene.run("ga4-agent check")
+    said = scene.run("ga4-agent check 2>&1; test $? = 2")
+    assert "found the example's G-XXXXXXXXXX, expected yours" in said
     scene.daemon.write(scene.daemon.config.read_text().replace("8787", str(setup.http_port)))
     scene.daemon.start()
     first = steps(scene.text)[0]
