@@ -16,13 +16,25 @@ FILE_NAME = "ballast"
 class Ballast:
     """The file. ``spent`` says that its space is in use."""
 
-    def __init__(self, *, directory: Path) -> None:
+    def __init__(self, *, directory: Path, wal: Path) -> None:
+        """``wal``: SQLite's file of what is committed and not yet in the database file."""
         self._path = directory / FILE_NAME
+        self._wal = wal
 
     @property
     def spent(self) -> bool:
         """Whether it was given up."""
         return not self._path.exists()
+
+    def leaves_room(self, incoming: int) -> bool:
+        """Whether so many bytes fit on the disk, in the WAL and then in the database file.
+
+        And whether what the WAL holds already fits into the database file: else acknowledgements
+        would need the ballast's space for that.
+        """
+        disk = os.statvfs(self._path.parent)
+        folded = self._wal.stat().st_size if self._wal.exists() else 0
+        return disk.f_bavail * disk.f_frsize >= folded + 2 * incoming
 
     def spend(self) -> None:
         """Give the space to acknowledgements."""

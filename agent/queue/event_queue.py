@@ -159,7 +159,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 db_file_name=FILE_NAME,
             )
             queue._check()
-            queue._ballast = Ballast(directory=directory)
+            queue._ballast = Ballast(directory=directory, wal=directory / f"{FILE_NAME}-wal")
             queue._ballast.fill()
         except sqlite3.DatabaseError as error:
             raise _unusable(error) from error
@@ -175,7 +175,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         When it returns they are on the disk. Raises QueueFull, StorageError; then nothing is.
         """
         rows = [self._row(item) for item in items]
-        if self._ballast and not self._ballast.fill():
+        if not self._has_room(rows):
+            self._trouble = "disk_full"
             raise StorageError("disk_full", "cannot take events: the disk is full")
         self._durably(lambda transaction: self._insert(transaction, rows, state))
         self._now_ready(Counter((row[3], row[5]) for row in rows if row[2] < READY))
@@ -297,7 +298,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     @property
     def trouble(self) -> str:
         """Why events are not taken, or only slowly, as a word for `status`; empty if they are."""
-        if self._ballast and self._ballast.spent:
+        if self._ballast and (self._ballast.spent or not self._ballast.leaves_room(0)):
             return "disk_full"
         return self._trouble or ("storage_slow" if self.committing_s() > SLOW else "")
 
@@ -305,7 +306,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """After trouble: see whether the disk takes writes again."""
         if not self.trouble or self.committing_s():
             return
-        if self._ballast is None or self._ballast.fill():
+        if self._has_room():
             with contextlib.suppress(StorageError):
                 self.write_noted()
 
@@ -440,7 +441,19 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             if error.state != "disk_full" or not self._ballast or self._ballast.spent:
                 raise
             self._ballast.spend()
+            self._fold()
             return self._durably(work)
+
+    def _has_room(self, rows: Sequence[tuple[Any, ...]] = ()) -> bool:
+        if self._ballast is None:
+            return True
+        incoming = sum(row[6] + ROW_OVERHEAD for row in rows)
+        return self._ballast.fill() and self._ballast.leaves_room(incoming)
+
+    def _fold(self) -> None:
+        """Move what the WAL holds into the file, and give its space back to the disk."""
+        with self.tran_lock, contextlib.suppress(sqlite3.OperationalError):
+            self._putter.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _insert(
         self,
@@ -608,6 +621,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+    # Debian's default writes zeros over what is deleted: as much as the events were, into the WAL.
+    connection.execute("PRAGMA secure_delete = FAST")
 
 
 def _give_back(connection: sqlite3.Connection, pages: int) -> None:

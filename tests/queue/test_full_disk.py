@@ -22,11 +22,16 @@ from agent.urequests import Client
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own that fills up for real: 6 MiB of memory."""
+def mebibytes():
+    return 6
+
+
+@pytest.fixture
+def small_disk(tmp_path, mebibytes):
+    """A file system of its own that fills up for real, so many MiB of memory."""
     if os.geteuid():
         pytest.skip("needs root, to mount a small file system")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", tmp_path]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", tmp_path]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs to be allowed to mount a small file system")
     yield tmp_path
@@ -43,35 +48,51 @@ def fill(path):
             file.write(b"x")
 
 
-def full_queue(directory, make_event):
-    """A queue whose events have filled the disk, down to the last byte."""
+def full_queue(directory, make_event, size=200):
+    """A queue whose events, of that many bytes, have filled the disk, down to the last byte."""
     queue = EventQueue.open(directory, max_bytes=64 * 1024 * 1024)
+    number = min(25, 1_000_000 // size)
     with pytest.raises(StorageError) as full:
         for _ in range(100_000):
-            queue.put_many([make_event(params={"text": "x" * 200}) for _ in range(25)])
+            queue.put_many([make_event(params={"text": "x" * size}) for _ in range(number)])
     assert full.value.state == queue.trouble == "disk_full"
-    assert queue.books.queued > 1000
+    assert queue.books.queued * size > 256 * 1024
     fill(directory / "somebody-elses-file")
     return queue
 
 
+@pytest.mark.parametrize("mebibytes", [6, 12])
+@pytest.mark.parametrize("size", [200, 3_000, 20_000, 60_000, 110_000])
 def test_everything_stored_drains_from_a_full_disk_and_then_it_takes_events_again(
-    small_disk, make_event
+    small_disk, make_event, size
 ):
-    queue = full_queue(small_disk, make_event)
-    stored, drained = queue.books.queued, 0
+    """However large the events are: what the WAL holds must fit into the file, too."""
+    queue = full_queue(small_disk, make_event, size)
     with pytest.raises(StorageError, match="the disk is full"):
-        queue.put_many([make_event()])
-    while leased := queue.lease("main", limit=25):
+        while True:  # what still fits into the WAL goes in
+            queue.put_many([make_event()])
+    stored, drained = queue.books.queued, 0
+    while leased := queue.lease("main", limit=min(25, max(1, 130_000 // size))):
         queue.ack_many([row.id for row in leased])
         drained += len(leased)
     assert drained == stored
     assert queue.books.balanced
-    assert queue.trouble == "disk_full"  # the ballast is gone, so nothing is taken
     (small_disk / "somebody-elses-file").unlink()
     queue.mend()
     assert queue.trouble == ""
     queue.put_many([make_event()])
+    queue.close()
+
+
+def test_while_the_ballast_is_gone_nothing_new_is_taken(small_disk, make_event):
+    """Room for one event is not room for its acknowledgement."""
+    queue = full_queue(small_disk, make_event)
+    queue._ballast.spend()
+    with (small_disk / "more").open("wb") as file:
+        file.write(bytes(900 * 1024))
+    with pytest.raises(StorageError, match="the disk is full"):
+        queue.put_many([make_event()])
+    assert queue.trouble == "disk_full"
     queue.close()
 
 
@@ -118,7 +139,7 @@ def test_without_ballast_not_even_an_acknowledgement_gets_through(small_disk, ma
 
 
 def test_ballast_holds_real_blocks_and_is_laid_in_again(tmp_path):
-    ballast = Ballast(directory=tmp_path)
+    ballast = Ballast(directory=tmp_path, wal=tmp_path / "queue.db-wal")
     assert ballast.spent
     assert ballast.fill()
     [file] = tmp_path.iterdir()
