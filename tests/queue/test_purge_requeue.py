@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.event import Event, Priority, RawMessage
 from agent.queue.event_queue import FILE_NAME, EventQueue, Step, StorageError
 from agent.queue.pages import BYTES, ROWS, Selection
-from tests.queue.test_full_disk import full_queue, small_disk  # noqa: F401 - a fixture
+from tests.queue.test_full_disk import full_queue, mebibytes, small_disk  # noqa: F401 - fixtures
 
 CAP = 64 * 1024 * 1024
 WAITING, DEAD_LETTERS = Selection(), Selection(dead=True)
