@@ -1,7 +1,10 @@
 """A small file that is either the old one or the new one, whatever happens to the power."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write(
@@ -12,27 +15,34 @@ def write(
     ``mode`` is what the file has in the end, whatever the umask is; ``owner`` are the ids of its
     user and group, for root to give. What cannot be written leaves nothing behind. Raises OSError.
     """
+    with replacing(path) as file:
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write that takes the path's place, for good, when the block is done.
+
+    ``mode``: what it has, less the umask. A block that raises leaves nothing behind. Raises
+    OSError.
+    """
     temporary = path.with_name(f".{path.name}.new")
     # What a kill left; or a link that a folder's user has laid so that root writes elsewhere.
     temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        _fill(descriptor, data, mode, owner)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def _fill(descriptor: int, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        if owner is not None:
-            os.fchown(descriptor, *owner)
-        os.fchmod(descriptor, mode)
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
 
 
 def remove(path: Path) -> None:

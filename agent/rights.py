@@ -6,6 +6,7 @@ service's user has laid.
 
 import ctypes
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,23 +21,38 @@ SETS = 3  # effective, permitted, inheritable; of each 32 capabilities, the lowe
 def as_owner(directory: Path) -> Iterator[None]:
     """Be the owner of the directory for a while, if the user is root; else change nothing.
 
-    The whole process is; threads that are started inside can pass through directories that only
-    root may: a service with a dynamic user keeps its state behind one. Raises OSError.
+    The whole process is, with the owner's groups. One thing of root stays where the owner itself
+    does not get to the directory, because a service with a dynamic user keeps its state behind
+    one that only root may pass: this thread, and threads that are started inside, can pass
+    through any directory and read any file. There the owner could lay links to what only root
+    may read: what is read inside must not be shown to it. Raises OSError.
     """
     if os.geteuid() != 0:
         yield
         return
-    owner, group = directory.stat(), os.getegid()
+    owner, group, groups = directory.stat(), os.getegid(), os.getgroups()
     umask = os.umask(UMASK)
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
     try:
-        _pass_through()
+        os.setgroups(_groups(owner))
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+        if not os.access(directory, os.X_OK, effective_ids=True):
+            _pass_through()
         yield
     finally:
         os.seteuid(0)
         os.setegid(group)
+        os.setgroups(groups)
         os.umask(umask)
+
+
+def _groups(owner: os.stat_result) -> list[int]:
+    """The groups that the owner has, also beside the directory's."""
+    try:
+        name = pwd.getpwuid(owner.st_uid).pw_name
+    except KeyError:
+        return [owner.st_gid]  # a dynamic user has no name while its service is stopped
+    return os.getgrouplist(name, owner.st_gid)
 
 
 def _pass_through() -> None:

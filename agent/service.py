@@ -1,13 +1,12 @@
 """What runs on one state directory: built from the configuration, started, reloaded, stopped."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent import boot_config, jsontext, upkeep, wiring
+from agent import boot_config, crew, jsontext, upkeep, wiring
 from agent.boot_config import Chosen
 from agent.config import Config, ConfigError, HttpSettings
 from agent.control import ControlError, ControlSocket
@@ -90,9 +89,9 @@ class Service:
 
     def stop(self) -> None:
         """Stop in order: sources, shipper, queue. The queue is closed if nobody uses it."""
-        ended = self._end(self._http, self._parts.config.http.read_deadline + STOP_MARGIN)
+        ended = crew.end(self._http, self._parts.config.http.read_deadline + STOP_MARGIN)
         ended = self._end_parts() and ended
-        ended = self._end([self._control], STOP_MARGIN) and ended
+        ended = crew.end([self._control], STOP_MARGIN) and ended
         self.write_noted()
         if ended:
             self._ground.queue.close()
@@ -200,10 +199,7 @@ class Service:
             return self._ground.queue.oldest(on_pick=lambda row_id: touch(f"row:{row_id}"))
 
     def _source_problems(self, parts: Parts) -> dict[str, str | None]:
-        problems = {worker.name: worker.problem for worker in (*self._http, *parts.taking)}
-        for name, source in parts.sources.items():
-            problems[name] = problems.get(name) or source.problem
-        return problems
+        return crew.problems((*self._http, *parts.taking), parts.sources)
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -234,21 +230,20 @@ class Service:
         shipper = wiring.shipper(config, ground, streams)
         sources, source_problems = wiring.sources(config, ground, door)
         patience = SOURCE_PATIENCE + config.delivery.timeout
-        names = [f"shipper-{n + 1}" for n in range(config.delivery.connections)]
         return Parts(
             config=config,
             streams=streams,
             door=door,
             shipper=shipper,
             sources=sources,
-            sending=[
-                self._worker(name, shipper.run, patience, on_stop=shipper.stop, after=sending)
-                for name in names
-            ],
-            taking=[
-                self._worker(name, source.run, patience, after=taking)
-                for name, source in sources.items()
-            ],
+            sending=crew.sending(
+                shipper,
+                connections=config.delivery.connections,
+                patience=patience,
+                on_bug=self._on_bug,
+                after=sending,
+            ),
+            taking=crew.taking(sources, patience=patience, on_bug=self._on_bug, after=taking),
             secret_problems=[*problems, *source_problems],
         )
 
@@ -260,7 +255,7 @@ class Service:
         if (settings, token) == self._http_made_of and not problem:
             return False
         if self._http_made_of:
-            self._end(self._http, self._http_made_of[0].read_deadline + STOP_MARGIN)
+            crew.end(self._http, self._http_made_of[0].read_deadline + STOP_MARGIN)
         self._http_made_of = (settings, token)
         self._http = [] if problem or not settings.enabled else [self._http_worker(settings, token)]
         return True
@@ -304,18 +299,5 @@ class Service:
 
     def _end_parts(self) -> bool:
         parts = self._parts
-        taken = self._end(parts.taking, STOP_MARGIN)
-        return self._end(parts.sending, parts.config.delivery.timeout + STOP_MARGIN) and taken
-
-    @staticmethod
-    def _end(workers: Sequence[Worker], bound: float) -> bool:
-        """Ask all of them at once, then wait. False: one hangs, and ends with the process."""
-        for worker in workers:
-            worker.stop()
-        until = time.monotonic() + bound
-        ended = True
-        for worker in workers:
-            if not worker.join(max(0.0, until - time.monotonic())):
-                log.error("%s did not stop in time; the disk has everything", worker.name)
-                ended = False
-        return ended
+        taken = crew.end(parts.taking, STOP_MARGIN)
+        return crew.end(parts.sending, parts.config.delivery.timeout + STOP_MARGIN) and taken

@@ -242,6 +242,7 @@ def spool(config: Config, ground: Ground, the_door: Door) -> SpoolSource:
         clock=ground.clock,
         directory=config.spool_directory,
         marks=lambda: ground.queue.source_state(SPOOL),
+        state_directory=config.state_directory,
     )
 
 

@@ -587,6 +587,33 @@ def test_a_path_of_a_unix_socket_must_fit_into_its_address():
                 )
             ],
         ),
+        *(
+            (
+                f'state_directory = "/s/agent"\n[spool]\ndirectory = "{directory}"',
+                [
+                    (
+                        f"F: spool.directory: found {found}, expected a folder of its own; "
+                        "without this line it is the folder spool in the state directory"
+                    )
+                ],
+            )
+            for directory, found in {
+                "/s/agent": "the state directory",
+                "/s/agent/spool/../": "the state directory",
+                "/s": "a folder around the state directory",
+                "/": "a folder around the state directory",
+            }.items()
+        ),
+        (
+            '[spool]\ndirectory = "/var/lib"',
+            [
+                (
+                    "F: spool.directory: found a folder around the state directory, "
+                    "expected a folder of its own; "
+                    "without this line it is the folder spool in the state directory"
+                )
+            ],
+        ),
         (
             f'{MQTT}{TOPIC}stream = "main"',
             [

@@ -1,10 +1,11 @@
 """Draining: watched until it is empty, hopeless or too late; by itself without a daemon."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from agent.drain import URGE, BadConfig, Level, deliverer, until_empty
+from agent.drain import SETTLED, URGE, BadConfig, Level, Waiting, deliverer, until_empty
 from agent.emulator import Emulator, Fault
 from agent.ownership import AlreadyOwned, StateLock
 from agent.queue.event_queue import EventQueue
@@ -81,7 +82,36 @@ def test_what_only_a_person_can_change_is_said_at_once():
     assert (script.now, script.flushed) == (0.0, [])
 
 
-def document(state, *streams, events=1, paused=False):
+def test_files_in_the_spool_folder_are_waited_for_and_urged_on_like_events():
+    script = Script([replace(EMPTY, files=2), replace(EMPTY, left=1), EMPTY])
+    assert script.watch() == EMPTY
+    assert script.flushed == [0.0]
+
+
+def test_when_the_time_is_up_it_says_how_many_files_are_left():
+    waiting = replace(EMPTY, files=2)
+    script = Script([waiting])
+    assert script.watch(timeout=20) == waiting
+    assert 20 <= script.now < 21
+
+
+def test_what_only_files_in_trouble_are_left_of_is_said_at_once():
+    """A person must do something about them: an hour more would not help."""
+    trouble = replace(EMPTY, files=1, in_the_way="cannot read spool/x.json: found a link")
+    script = Script([trouble])
+    assert script.watch(timeout=3600) == trouble
+    assert SETTLED <= script.now < SETTLED + 1
+
+
+def test_a_file_in_trouble_does_not_keep_the_others_from_leaving():
+    trouble = replace(EMPTY, files=2, in_the_way="cannot read spool/x.json: found a link")
+    coming = [replace(trouble, sent=number) for number in range(100)]
+    failing = [replace(trouble, sent=100, left=1)] * 100
+    script = Script([*coming, *failing, replace(EMPTY, sent=101)])
+    assert script.watch(timeout=3600).sent == 101
+
+
+def document(state, *streams, events=1, paused=False, problem=None):
     return {
         "state": state,
         "paused": paused,
@@ -89,6 +119,7 @@ def document(state, *streams, events=1, paused=False):
         "queue": {"events": events},
         "ledger": {"sent": 0, "dead": 0},
         "streams": [{"state": stream} for stream in streams],
+        "sources": {"mqtt": {"problem": "no broker"}, "spool": {"problem": problem}},
     }
 
 
@@ -107,6 +138,23 @@ def document(state, *streams, events=1, paused=False):
 )
 def test_a_pause_and_streams_without_a_secret_are_hopeless(status, hopeless):
     assert Level.of(status).hopeless == hopeless
+
+
+def test_what_the_spool_source_says_is_in_the_way_only_of_files_that_are_there():
+    status = document("degraded", "ok", events=0, problem="cannot read spool/x.json")
+    assert Level.of(status, Waiting(files=1)).in_the_way == "cannot read spool/x.json"
+    assert Level.of(status, Waiting()).empty
+    assert not Level.of(status, Waiting(files=1)).empty
+    assert Level.of(document("ok", "ok", events=0), Waiting(files=1)).in_the_way == ""
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
+    folder = tmp_path / "spool"
+    assert Level.of(document("ok", events=0), Waiting.of(folder)).empty, "there is none"
+    folder.write_text("a file")
+    level = Level.of(document("ok", events=0), Waiting.of(folder))
+    assert (level.empty, level.files) == (False, 0)
+    assert f"cannot read the spool folder {folder}" in level.in_the_way
 
 
 # -- without a daemon -----------------------------------------------------------------------
@@ -163,6 +211,55 @@ def test_what_lies_in_the_spool_folder_leaves_too(config, state, emulator):
     assert (end.left, end.sent) == (0, 61)
     assert [e["name"] for e in emulator.events() if e["name"] == "left"] == ["left"]
     assert list(spool.iterdir()) == []
+
+
+def rename_in(folder, name, text):
+    """As programs should: written under another name first."""
+    folder.mkdir(exist_ok=True)
+    (folder / f".{name}").write_text(text)
+    (folder / f".{name}").rename(folder / name)
+
+
+def test_a_file_that_looks_unfinished_is_looked_at_until_it_is_taken(config, state, emulator):
+    """Its last line has no end: only who looks twice can tell that nobody is writing it."""
+    rename_in(state / "spool", "a.ndjson", '{"name": "one"}\n{"name": "two"}')
+    end = drained(config)
+    assert (end.empty, end.sent) == (True, 62)
+    assert list((state / "spool").iterdir()) == []
+
+
+def test_more_than_the_queue_can_hold_leaves_too(config, state, emulator):
+    config.write_text(config.read_text() + '[queue]\nmax_bytes = "4 MiB"\n')
+    params = {f"p{n}": "x" * 90 for n in range(20)}
+    number = 2000
+    rename_in(
+        state / "spool", "a.ndjson", f"{json.dumps({'name': 'tap', 'params': params})}\n" * number
+    )
+    end = drained(config, timeout=60)
+    assert (end.empty, end.sent) == (True, 60 + number)
+    assert list((state / "spool").iterdir()) == []
+
+
+def test_what_cannot_be_taken_from_the_spool_folder_is_no_empty_queue(config, state, emulator):
+    rename_in(state / "spool", "a.json", '{"name": "good"}')
+    (state / "spool/b.json").mkdir()
+    end = drained(config, timeout=3600)
+    assert (end.left, end.sent, end.files, end.empty) == (0, 61, 1, False)
+    assert "b.json: found a folder, expected a file" in end.in_the_way
+
+
+def test_what_is_no_file_of_events_is_set_aside_and_in_nobodys_way(config, state, emulator):
+    rename_in(state / "spool", "a.json", "nonsense")
+    assert drained(config).empty
+    assert (state / "spool/bad/a.json").exists()
+
+
+def test_a_spool_folder_that_is_not_used_is_not_looked_into(config, state, emulator):
+    config.write_text(config.read_text() + "[spool]\nenabled = false\n")
+    rename_in(state / "spool", "a.json", '{"name": "left"}')
+    end = drained(config)
+    assert (end.empty, end.sent) == (True, 60)
+    assert (state / "spool/a.json").exists()
 
 
 def test_it_finds_the_secrets_that_systemd_hands_to_the_service(config, state, emulator):

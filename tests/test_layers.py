@@ -42,6 +42,7 @@ ALLOWED = {
     "control": {"progress", "intake", "jsontext"},
     "recent": {"intake"},
     "worker": {"progress", "intake"},
+    "crew": {"delivery", "intake", "worker"},
     "status": {"clock", "delivery", "event", "queue", ""},
     "boot_config": {"atomic_file", "config"},
     "upkeep": {"control", "event", "ownership", "queue", "rights"},

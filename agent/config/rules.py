@@ -1,6 +1,8 @@
 """Rules between keys. They look at the raw tables: a bad key in one place hides no other."""
 
 from collections.abc import Callable, Iterator, Mapping
+from os.path import normpath
+from pathlib import Path
 from typing import Any, Final
 
 from agent.config.addresses import is_loopback, split_listen
@@ -87,6 +89,11 @@ def _check_mqtt_topics(subscriptions: object) -> Iterator[MisfitError]:
 
 
 def _check_config(table: Mapping[str, Any]) -> Iterator[MisfitError]:
+    yield from _check_named_streams(table)
+    yield from _check_spool(table)
+
+
+def _check_named_streams(table: Mapping[str, Any]) -> Iterator[MisfitError]:
     """Refuse subscriptions that name a stream that is not there."""
     streams, mqtt = table.get("stream", {}), table.get("mqtt")
     if not isinstance(streams, dict) or not isinstance(mqtt, dict):
@@ -106,6 +113,23 @@ def _check_config(table: Mapping[str, Any]) -> Iterator[MisfitError]:
                 hint=did_you_mean(text, list(streams), likeness=0.6),
                 at=("mqtt", "subscriptions", index, "stream"),
             )
+
+
+def _check_spool(table: Mapping[str, Any]) -> Iterator[MisfitError]:
+    """Refuse a folder in which the agent's own files would be taken for events and removed."""
+    spool = table.get("spool")
+    directory = spool.get("directory") if isinstance(spool, dict) else None
+    state = table.get("state_directory", str(Config().state_directory))
+    if not isinstance(directory, str) or not isinstance(state, str):
+        return
+    own, around = Path(normpath(state)), Path(normpath(directory))
+    if around == own or around in own.parents:
+        yield MisfitError(
+            "the state directory" if around == own else "a folder around the state directory",
+            expected="a folder of its own",
+            hint="without this line it is the folder spool in the state directory",
+            at=("spool", "directory"),
+        )
 
 
 def no_rules(_: Mapping[str, Any]) -> Iterator[MisfitError]:

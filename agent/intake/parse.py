@@ -4,6 +4,7 @@ A spool file may also hold what an export or `send` wrote: events with their sta
 """
 
 import base64
+import difflib
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from enum import Enum
@@ -12,6 +13,7 @@ from typing import Any, Literal, cast
 from agent import jsontext
 from agent.event import NOTHING, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp
 from agent.ga4.request import EVENTS_MAX
+from agent.intake.spool_file import LINE_MAX
 from agent.jsontext import NotJson
 
 TEXT_MAX = 256  # characters of an event_id: room for any id scheme, bounded in the queue
@@ -199,7 +201,7 @@ def _raw(value: dict[str, Any], path: str) -> RawMessage:
         payload = base64.b64decode(text or "", validate=True)
     except ValueError:
         raise InvalidEvent(_join(path, "raw"), "found a text, expected base64") from None
-    return RawMessage(source, reason, payload[:RAW_MAX], stamp, why[:WHY_MAX])
+    return RawMessage(source, reason, payload[:LINE_MAX], stamp, why[:WHY_MAX])
 
 
 def _stamp(value: dict[str, Any], path: str) -> Stamp | None:
@@ -288,8 +290,11 @@ def _optional(value: dict[str, Any], path: str, key: str, kind: type, expected: 
 def _known_keys(value: dict[str, Any], path: str, known: frozenset[str]) -> None:
     for key in value:
         if key not in known:
+            expected = sorted(known)
+            close = difflib.get_close_matches(key[:40], expected, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
             raise InvalidEvent(
-                path, f"found the unknown key {key[:40]!r}, expected {', '.join(sorted(known))}"
+                path, f"found the unknown key {key[:40]!r}, expected {', '.join(expected)}{hint}"
             )
 
 

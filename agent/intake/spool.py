@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, unquote_to_bytes
 
 from agent.clock import Clock
 from agent.intake import spool_file
-from agent.intake.door import Door, Full
+from agent.intake.door import Answer, Door, Full
 from agent.intake.parse import Shape
 from agent.intake.sorting import Message
 from agent.intake.spool_file import BadFile
 from agent.intake.spool_folder import BAD, SpoolFolder, UnusableError, identity_of, shown
+from agent.intake.spool_marks import Mark, Marks
 from agent.progress import Progress
-from agent.queue.event_queue import SourceState
 
 log = logging.getLogger(__name__)
 
@@ -32,53 +31,36 @@ POLL = 1.0  # seconds between looks
 FULL_WAIT = 2.0  # seconds between attempts while the queue is full
 BATCH_DOCUMENTS = 100  # step by step, each takes five fsyncs: a batch must not look like a hang
 BATCH_BYTES = 1024 * 1024
+TOLD_MAX = 100  # reasons that are remembered as told
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How far a file has been committed.
+class _Document:
+    """One document of a file; ``mark``: how far the file is committed with it."""
 
-    ``identity`` tells it from others that come to have the same name, ``changed_ns`` also from
-    a copy with the same inode and time of writing, put there while nobody looked.
-    """
-
-    identity: str
-    changed_ns: int
-    done: int
-
-    @classmethod
-    def of(cls, found: os.stat_result, done: int) -> "Mark":
-        """The mark of a file."""
-        return cls(identity_of(found), found.st_ctime_ns, done)
-
-    @classmethod
-    def read(cls, text: str) -> "Mark | None":
-        """The mark that ``str`` wrote; None for a damaged one: rather a repeat than a death."""
-        try:
-            identity, changed_ns, done = text.split()
-            return cls(identity, int(changed_ns), int(done))
-        except ValueError:
-            return None
-
-    def __str__(self) -> str:
-        return f"{self.identity} {self.changed_ns} {self.done}"
+    name: str
+    mark: Mark
+    message: Message
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Documents of one file or many that share a commit."""
+    """Documents of one file or many that share a commit.
 
-    documents: list[tuple[str, Mark, Message]] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
+    ``finished``: the identities of files that end in it, by name.
+    """
+
+    documents: list[_Document] = field(default_factory=list)
+    finished: dict[str, str] = field(default_factory=dict)
     size: int = 0
 
     @property
     def is_full(self) -> bool:
         return len(self.documents) >= BATCH_DOCUMENTS or self.size >= BATCH_BYTES
 
-    def add(self, name: str, mark: Mark, message: Message) -> None:
-        self.documents.append((name, mark, message))
-        self.size += len(message.payload)
+    def add(self, document: _Document) -> None:
+        self.documents.append(document)
+        self.size += len(document.message.payload)
 
 
 class SpoolSource:
@@ -91,19 +73,24 @@ class SpoolSource:
         clock: Clock,
         directory: Path,
         marks: Callable[[], Mapping[str, str]],
+        state_directory: Path | None = None,
         poll: float = POLL,
     ) -> None:
-        """``marks``: what was committed with the events, by file name. ``poll``: seconds."""
+        """Take the parts.
+
+        ``marks``: what was committed with the events, by key. ``state_directory``: must not lie
+        in ``directory``. ``poll``: seconds.
+        """
         self._door = door
         self._clock = clock
-        self._folder = SpoolFolder(directory)
-        self._read_marks = marks
+        self._folder = SpoolFolder(directory, state_directory=state_directory)
+        self._kept_marks = marks
         self._poll = poll
-        self._marks: dict[str, Mark] = {}
-        self._gone: list[str] = []  # removed for good: their marks leave with the next commit
+        self._marks = Marks(source=SOURCE, folder=directory, kept={})
         self._suspects: dict[str, str] = {}  # by name: the identity of what looked wrong once
-        self._skipped: set[str] = set()  # names that this look could not take to their end
+        self._ended: dict[str, str] = {}  # by name: the identity of what was read to its end
         self._troubles: dict[str, str] = {}  # by name: why it cannot be taken
+        self._told: set[str] = set()  # why files were moved to bad/
         self._full = False
 
     @property
@@ -123,71 +110,82 @@ class SpoolSource:
     def prepare(self) -> None:
         """Make the folder if need be; find out what the last run left. Raises SourceUnavailable."""
         self._folder.prepare()
-        known = {_name(key): Mark.read(text) for key, text in self._read_marks().items()}
-        self._marks = {name: mark for name, mark in known.items() if mark}
-        self._gone = [name for name, mark in known.items() if not mark]
+        kept = self._kept_marks()
+        self._marks = Marks(source=SOURCE, folder=self._folder.path, kept=kept)
 
     def take_once(self, stop: threading.Event, progress: Progress) -> None:
         """Take what is in the folder now. Raises SourceUnavailable when it cannot be read."""
         self._full = False
-        self._skipped.clear()
+        self._ended.clear()
         progress.beat()
         names = self._folder.names()
-        self._forget_absent(names)
+        self._notice_absent(names)
         batch = _Batch()
         for name in names:
-            progress.beat()
-            for mark, message in self._documents(name):
+            for document in self._beating(name, stop, progress):
                 if batch.is_full:
-                    progress.beat()
                     if not self._commit(batch) or stop.is_set():
                         return
                     batch = _Batch()
-                batch.add(name, mark, message)
-            if name not in self._skipped:
-                batch.finished.append(name)
+                batch.add(document)
+            if name in self._ended:
+                batch.finished[name] = self._ended[name]
             if stop.is_set():
                 break
         self._commit(batch)
 
+    def _beating(self, name: str, stop: threading.Event, progress: Progress) -> Iterator[_Document]:
+        """The documents of a file. What has none for long is no hang, and hears a stop.
+
+        A line that a stop cuts short is begun again at the next start: it costs time, no events.
+        """
+        progress.beat()
+        for document in self._documents(name):
+            progress.beat()
+            if document is not None:
+                yield document
+            elif stop.is_set():
+                return
+
     # -- reading ----------------------------------------------------------------------------
 
-    def _documents(self, name: str) -> Iterator[tuple[Mark, Message]]:
+    def _documents(self, name: str) -> Iterator[_Document | None]:
         """What of the file is not yet committed. If that is not all of it, why not is noted."""
         identity = ""
         try:
             with self._folder.opened(name) as (file, found):
                 identity = identity_of(found)
                 if self._is_unfinished(name, file, found):
-                    self._skipped.add(name)
                     return
                 yield from self._read(name, file, found)
+                self._ended[name] = identity
         except FileNotFoundError:
-            self._skipped.add(name)  # gone in the meantime: not ours to remove
+            pass  # gone in the meantime: not ours to remove
         except BadFile as bad:
             self._suspect(name, identity, str(bad))
         except (UnusableError, OSError) as error:
             self._cannot(name, f"cannot read {self._folder.shown(name)}: {_reason(error)}")
 
-    def _read(
-        self, name: str, file: BinaryIO, found: os.stat_result
-    ) -> Iterator[tuple[Mark, Message]]:
-        mark = self._marks.get(name)
-        done = mark.done if mark and mark == Mark.of(found, mark.done) else 0
+    def _read(self, name: str, file: BinaryIO, found: os.stat_result) -> Iterator[_Document | None]:
         written = self._clock.stamp_of(max(0, found.st_mtime_ns // 1000))
-        documents = spool_file.documents(file, name, size=found.st_size, done=done)
-        for payload, position in documents:
-            fresh = Mark.of(found, position)
+        after = self._marks.place(name, found)
+        for document in spool_file.documents(file, name, size=found.st_size, after=after):
+            if document is None:
+                yield None
+                continue
+            payload, place = document
+            mark = Mark.of(found, place)
             message = Message(
                 source=SOURCE,
                 payload=payload,
                 shape=Shape.SPOOL,
                 answerable=False,
-                state=(SourceState(SOURCE, _key(name), str(fresh)),),
+                state=(self._marks.state(name, mark),),
                 stamp=written,
+                keep=spool_file.LINE_MAX,
             )
             self._troubles.pop(name, None)
-            yield fresh, message
+            yield _Document(name, mark, message)
 
     def _is_unfinished(self, name: str, file: BinaryIO, found: os.stat_result) -> bool:
         looks_so = spool_file.looks_unfinished(file, name, found)
@@ -201,7 +199,6 @@ class SpoolSource:
 
     def _suspect(self, name: str, identity: str, reason: str) -> None:
         """Bad is what stays as it is."""
-        self._skipped.add(name)
         if not self._seen_before(name, identity):
             return
         try:
@@ -212,59 +209,73 @@ class SpoolSource:
             return
         if moved:
             self._door.refuse("bad_file")
-            log.warning("spool: moved %s to %s/: %s", shown(name), BAD, reason)
+            self._tell_moved(name, reason)
+
+    def _tell_moved(self, name: str, reason: str) -> None:
+        """Once for each reason: a program that writes nonsense every second must not fill the log.
+
+        Each file has its reason beside it, and the status counts them.
+        """
+        if reason in self._told:
+            return
+        if len(self._told) >= TOLD_MAX:
+            self._told.clear()
+        self._told.add(reason)
+        told = "spool: moved %s to %s/: %s; others for the same reason are moved without a word"
+        log.warning(told, shown(name), BAD, reason)
 
     def _cannot(self, name: str, trouble: str) -> None:
         if self._troubles.get(name) != trouble:
             log.warning("spool: %s", trouble)
         self._troubles[name] = trouble
-        self._skipped.add(name)
 
     # -- committing -------------------------------------------------------------------------
 
     def _commit(self, batch: _Batch) -> bool:
         """Commit, then remove what is done. False: the queue is full, the rest stays."""
-        gone, messages = self._gone, [message for _, _, message in batch.documents]
-        if messages and gone:
-            forget = tuple(SourceState(SOURCE, _key(name), None) for name in gone)
-            messages[0] = replace(messages[0], state=(*forget, *messages[0].state))
-        answers = self._door.admit_many(messages) if messages else []
-        if answers and not isinstance(answers[0], Full):
-            self._gone = []
         waiting: set[str] = set()
-        for (name, mark, _), answer in zip(batch.documents, answers, strict=True):
+        for document, answer in zip(batch.documents, self._admit(batch), strict=True):
             if isinstance(answer, Full):
-                waiting.add(name)
+                waiting.add(document.name)
             else:
-                self._marks[name] = mark
-        self._remove([name for name in batch.finished if name not in waiting])
+                self._marks.keep(document.name, document.mark)
+        self._remove({name: i for name, i in batch.finished.items() if name not in waiting})
         self._full = bool(waiting)
         return not waiting
 
-    def _remove(self, names: list[str]) -> None:
+    def _admit(self, batch: _Batch) -> list[Answer]:
+        messages = [document.message for document in batch.documents]
+        if not messages:
+            return []
+        # Before what the message itself keeps: that can be of a new file with an old name.
+        state = (*self._marks.forgettable, *messages[0].state)
+        answers = self._door.admit_many([replace(messages[0], state=state), *messages[1:]])
+        if not isinstance(answers[0], Full):
+            self._marks.forgot()
+        return answers
+
+    def _remove(self, finished: Mapping[str, str]) -> None:
         """Remove files whose events are on the disk."""
         removed: list[str] = []
-        for name in names:
+        for name, identity in finished.items():
             try:
-                if self._folder.remove(name, self._marks[name].identity):
+                if self._folder.remove(name, identity):
                     removed.append(name)
             except OSError as error:
                 trouble = f"cannot remove {self._folder.shown(name)}: {error.strerror}"
                 self._cannot(name, f"{trouble}; what is in it was taken")
-        self._forget(removed)
+        self._drop(removed)
 
-    # -- marks ------------------------------------------------------------------------------
-
-    def _forget_absent(self, names: list[str]) -> None:
+    def _notice_absent(self, names: list[str]) -> None:
         """Somebody took a file away; or it was removed right before the last run was killed."""
         present = set(names)
         for known in (self._suspects, self._troubles):
             for name in known.keys() - present:
                 del known[name]
-        self._forget([name for name in self._marks if name not in present])
+        self._drop(self._marks.absent(present))
 
-    def _forget(self, names: list[str]) -> None:
-        """Let go of the marks of files that are gone, once that lasts.
+    def _drop(self, names: list[str]) -> None:
+        """Drop the marks of files that are gone, once that lasts.
 
         After a power cut a file could be back.
         """
@@ -275,18 +286,7 @@ class SpoolSource:
         except OSError as error:
             log.warning("cannot make removals from the spool folder last: %s", error.strerror)
             return
-        for name in names:
-            del self._marks[name]
-        self._gone += names
-
-
-def _key(name: str) -> str:
-    """The name as the queue can keep it: names may hold bytes that are no UTF-8."""
-    return quote(os.fsencode(name))
-
-
-def _name(key: str) -> str:
-    return os.fsdecode(unquote_to_bytes(key))
+        self._marks.drop(names)
 
 
 def _reason(error: Exception) -> str:

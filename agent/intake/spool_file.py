@@ -5,12 +5,15 @@ same when it is read again, here or on another device. `parse` with ``Shape.SPOO
 """
 
 import base64
+import errno
 import fcntl
 import os
 import stat
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,52 +26,97 @@ FOLDER_MODE = 0o2770  # what programs of the group put into it gets the folder's
 MODE = 0o660  # the folder's group is the service's: it must read what others leave
 SUFFIXES = (".json", ".ndjson")
 JSON_MAX = 4 * 1024 * 1024  # bytes of a .json file, which is read as a whole
-LINE_MAX = 1024 * 1024  # bytes of a line in a .ndjson file, which may have any length
+LINE_MAX = 1024 * 1024  # bytes of a document: a line of a .ndjson file, which may have any length
 CUT = "…".encode()  # behind a line that is too long: what is left of it must not pass as whole
+RAW_START = b'{"raw":"'  # how an exported dead letter begins
+RAW_MAX = LINE_MAX * 4 // 3 + 16_384  # bytes of one: a document in base64, its reason and stamp
+TAIL = 4096  # bytes before a position that tell whether a file is still the one that was read
+BREATH = 256 * 1024  # bytes without a document after which the reader may look up
+LOCK_PATIENCE = 5.0  # seconds to wait for others who make the folder
+LOCK_PAUSE = 0.02  # seconds between attempts
 
 
 class BadFile(Exception):  # noqa: N818 - named after what was found
     """No events can be read from this file; the message says why and holds none of it."""
 
 
-def make_folder(directory: Path) -> None:
+def make_folder(directory: Path, *, patience: float = LOCK_PATIENCE) -> None:
     """Make the spool folder if there is none, for good, and for the folder's group to write.
 
-    Root makes it for the owner of the folder around it. Raises OSError.
+    Root makes it for the owner of the folder around it. ``patience``: seconds to wait for others
+    who make it too. Raises OSError.
     """
     if directory.exists():
         return
     if not directory.parent.exists():
         directory.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    with _alone_in(directory.parent):
+    with _alone_in(directory.parent, patience):
         if not directory.exists():
             _make(directory)
 
 
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Wait for others who make something there: the daemon, and every `send` without it."""
+def _alone_in(directory: Path, patience: float) -> Iterator[None]:
+    """Wait for others who make something there: the daemon, and every `send` without it.
+
+    Not for ever: whoever may read the folder can hold the lock. What is made without it is made
+    all the same, by one of those who try.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    until = time.monotonic() + patience
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _locked(descriptor) and time.monotonic() < until:
+            time.sleep(LOCK_PAUSE)
         yield
     finally:
         os.close(descriptor)
 
 
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _make(directory: Path) -> None:
-    around = directory.parent.stat()
     # Under another name first: a kill must not leave it with a mode that shuts programs out.
     fresh = directory.with_name(f".{directory.name}.new")
-    fresh.mkdir(exist_ok=True)
-    if os.geteuid() == 0:
-        os.chown(fresh, around.st_uid, around.st_gid)
     try:
-        fresh.chmod(FOLDER_MODE)
-    except PermissionError:
-        fresh.chmod(FOLDER_MODE & ~stat.S_ISGID)  # systemd's RestrictSUIDSGID forbids that bit
-    fresh.rename(directory)
+        _make_empty(fresh)
+        _open_to_group(fresh)
+        fresh.rename(directory)
+    except OSError:
+        if not directory.is_dir():  # else somebody without the lock was faster
+            raise
     atomic_file.sync_directory(directory.parent)
+
+
+def _make_empty(folder: Path) -> None:
+    """Make it anew: what a kill left is removed, somebody's link or full folder is not taken."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        folder.rmdir()
+        folder.mkdir(mode=0o700)
+
+
+def _open_to_group(folder: Path) -> None:
+    """Give it owner and mode, through a descriptor: a link must not lead root elsewhere."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.listdir(descriptor):  # noqa: PTH208 - by the descriptor: another was moved there
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        if os.geteuid() == 0:
+            around = folder.parent.stat()
+            os.fchown(descriptor, around.st_uid, around.st_gid)
+        try:
+            os.fchmod(descriptor, FOLDER_MODE)
+        except PermissionError:  # systemd's RestrictSUIDSGID forbids that bit
+            os.fchmod(descriptor, FOLDER_MODE & ~stat.S_ISGID)
+    finally:
+        os.close(descriptor)
 
 
 def leave(directory: Path, name: str, payload: bytes) -> None:
@@ -79,13 +127,31 @@ def leave(directory: Path, name: str, payload: bytes) -> None:
     atomic_file.write(directory / name, payload, mode=MODE)
 
 
-def documents(file: BinaryIO, name: str, *, size: int, done: int) -> Iterator[tuple[bytes, int]]:
-    """The JSON documents in a file, each with the position behind it. Raises BadFile.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a file was read.
+
+    ``done`` counts bytes of a .ndjson file, elements of a .json file. ``check``: a checksum of what
+    lies right before it, or of the whole .json file.
+    """
+
+    done: int
+    check: int
+
+
+START = Place(0, 0)
+
+
+def documents(
+    file: BinaryIO, name: str, *, size: int, after: Place = START
+) -> Iterator[tuple[bytes, Place] | None]:
+    """The JSON documents in a file, each with the place behind it. Raises BadFile.
 
     ``size``: bytes in it; what is written behind them in the meantime is not looked at.
-    ``done``: the position to go on from; 0 is the beginning.
+    ``after``: the place to go on from; if it is not in this file, from the beginning.
+    None is no document: there has been none for a while, and the caller may look up.
     """
-    return _lines(file, size, done) if _has_lines(name) else _elements(file, done)
+    return _lines(_Reader(file, size, after)) if _has_lines(name) else _elements(file, after)
 
 
 def looks_unfinished(file: BinaryIO, name: str, found: os.stat_result) -> bool:
@@ -106,8 +172,8 @@ def _has_lines(name: str) -> bool:
     return name.endswith(".ndjson")
 
 
-def _elements(file: BinaryIO, done: int) -> Iterator[tuple[bytes, int]]:
-    """The elements of an array, or the one document that the file is; positions count them."""
+def _elements(file: BinaryIO, after: Place) -> Iterator[tuple[bytes, Place]]:
+    """The elements of an array, or the one document that the file is."""
     file.seek(0)
     text = file.read(JSON_MAX + 1)
     if len(text) > JSON_MAX:
@@ -115,51 +181,98 @@ def _elements(file: BinaryIO, done: int) -> Iterator[tuple[bytes, int]]:
             f"found more than {format_size(JSON_MAX)}, expected less; "
             "write one event a line into a .ndjson file"
         )
-    value = _read(text)
-    if value == []:
-        raise BadFile("found an empty array, expected at least one event")
-    elements = value if type(value) is list else None
-    for position in range(done, 1 if elements is None else len(elements)):
-        yield text if elements is None else jsontext.dumps(elements[position]), position + 1
+    payloads, check = _payloads(text.strip()), zlib.crc32(text)
+    done = after.done if after.check == check else 0
+    for number, payload in enumerate(payloads[done:], start=done + 1):
+        yield payload, Place(number, check)
 
 
-def _lines(file: BinaryIO, size: int, done: int) -> Iterator[tuple[bytes, int]]:
-    """The lines of a file; positions count bytes."""
-    file.seek(done)
-    at = position = done
-    while at < size and (line := file.readline(LINE_MAX + 1)):
-        at += len(line)
+def _payloads(text: bytes) -> list[bytes]:
+    value = _objects(text)
+    payloads = [jsontext.dumps(item) for item in value] if isinstance(value, list) else [text]
+    # If one of them is refused, all of it has to be kept, and to fit a line of an export.
+    if any(len(payload) > _most(payload) for payload in payloads):
+        limit = format_size(LINE_MAX)
+        raise BadFile(f"found a document of over {limit}, expected events in smaller ones")
+    return payloads
+
+
+def _most(payload: bytes) -> int:
+    """Bytes that a document which begins like this may have."""
+    return RAW_MAX if payload.startswith(RAW_START) else LINE_MAX
+
+
+class _Reader:
+    """Reads a file's lines from a place on, up to a size, and knows the place it has come to."""
+
+    def __init__(self, file: BinaryIO, size: int, after: Place) -> None:
+        done = after.done if after.done <= size else 0
+        file.seek(max(0, done - TAIL))
+        tail = file.read(min(done, TAIL))
+        fits = zlib.crc32(tail) == after.check
+        self._file = file
+        self._size = size
+        self._behind = bytearray(tail if fits else b"")  # the last of it counts
+        self.at = done if fits else 0
+        file.seek(self.at)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.at, zlib.crc32(self._behind[-TAIL:]))
+
+    def read(self, most: int) -> bytes:
+        """The next line; a part of it if it is longer. Empty at the end."""
+        line = self._file.readline(min(most, self._size - self.at))
+        self.at += len(line)
+        self._behind += line
+        if len(self._behind) > BREATH:
+            del self._behind[:-TAIL]
+        return line
+
+    def skip(self, part: bytes) -> Iterator[None]:
+        """Go to the end of the line of which this part was read, with a None for each BREATH."""
+        while part and not part.endswith(b"\n"):
+            part = self.read(BREATH)
+            yield None
+
+
+def _lines(reader: _Reader) -> Iterator[tuple[bytes, Place] | None]:
+    """The lines of a file."""
+    begun, last = reader.at > 0, reader.at
+    while line := reader.read(RAW_MAX + 1):
         payload = line.strip()
-        if len(line) > LINE_MAX and not line.endswith(b"\n"):
-            if not position:
+        if len(line) - line.endswith(b"\n") > _most(line):
+            if not begun:
                 limit = format_size(LINE_MAX)
                 raise BadFile(f"found a first line of over {limit}, expected one event a line")
-            at += _skip_line(file)
-            payload += CUT
-        if payload and not position:
-            _read(payload)  # a file whose first line is no JSON has no events a line
+            yield from reader.skip(line)
+            payload = line[: LINE_MAX - len(CUT)] + CUT
+        if payload and not begun:
+            _objects(payload)  # a file whose first line is none has no events a line
+            begun = True
         if payload:
-            position = at
-            yield payload, position
-    if not position:
+            yield payload, reader.place
+        elif reader.at - last < BREATH:
+            continue
+        else:
+            yield None
+        last = reader.at
+    if not begun:
         raise BadFile("found nothing in it, expected events")
 
 
-def _skip_line(file: BinaryIO) -> int:
-    """Go to the end of the line; the bytes on the way."""
-    skipped = 0
-    while rest := file.readline(LINE_MAX):
-        skipped += len(rest)
-        if rest.endswith(b"\n"):
-            break
-    return skipped
-
-
-def _read(text: bytes) -> Any:
+def _objects(text: bytes) -> Any:
+    """A JSON object or an array of them: a file of two million numbers is no file of events."""
     try:
-        return jsontext.loads(text)
+        value = jsontext.loads(text)
     except NotJson as error:
         raise BadFile(str(error)) from None
+    if value == []:
+        raise BadFile("found an empty array, expected at least one event")
+    if not all(isinstance(item, dict) for item in (value if isinstance(value, list) else [value])):
+        where = " in an array" if isinstance(value, list) else ""
+        raise BadFile(f"found JSON that is no object{where}, expected events")
+    return value
 
 
 def line(item: Event | RawMessage) -> bytes:

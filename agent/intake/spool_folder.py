@@ -5,11 +5,13 @@ Programs of the folder's group may put anything there, under any name, at any mo
 
 import errno
 import grp
-import itertools
+import logging
 import os
 import pwd
+import re
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -18,9 +20,13 @@ from agent import atomic_file
 from agent.intake import spool_file
 from agent.intake.source import SourceUnavailable
 
+log = logging.getLogger(__name__)
+
 BAD = "bad"
 BAD_MODE = 0o750  # the group reads why, but plants no links where the service writes
-NAME_MAX = 200  # bytes of a name in bad/, so that a number and ".reason" fit behind it
+NAME_MAX = 160  # bytes of a name without its ending, so that what we put behind it fits too
+# What a file is called between its commit and its removal: its name, and what was committed.
+TAKEN = re.compile(r"\.(.+)\.(\d+-\d+--?\d+)\.taken", re.DOTALL)
 KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",
@@ -36,17 +42,32 @@ class UnusableError(Exception):
 class SpoolFolder:
     """One folder, and ``bad/`` in it. Names can be any bytes but "/", as os.fsdecode reads them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        state_directory: Path | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """``state_directory``: the agent's own files, which must not be taken for events."""
         self._directory = directory
+        self._state_directory = state_directory
+        self._now_ns = now_ns
+
+    @property
+    def path(self) -> Path:
+        """Where it really is, without links on the way."""
+        return self._directory.resolve()
 
     def prepare(self) -> None:
-        """Make it if need be. Raises SourceUnavailable."""
+        """Make it if need be, and finish what a kill interrupted. Raises SourceUnavailable."""
         try:
             spool_file.make_folder(self._directory)
             found = self._directory.stat()
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             usable = os.access(self._directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+            holds_state = self._holds_state(found)
         except OSError as error:
             raise SourceUnavailable(
                 f"cannot use the spool folder {self._directory}: {error.strerror}"
@@ -56,18 +77,34 @@ class SpoolFolder:
                 f"cannot use the spool folder {self._directory}: found {_owner(found)}, "
                 "expected one that the service may read and write"
             )
+        if holds_state:
+            raise SourceUnavailable(
+                f"cannot use the spool folder {self._directory}: the state directory "
+                f"{self._state_directory} is in it, expected a folder of its own"
+            )
+        self._clear_up()
+
+    def _holds_state(self, found: os.stat_result) -> bool:
+        """Whether the state directory is this folder, or lies below it."""
+        if self._state_directory is None:
+            return False
+        state = self._state_directory.resolve()
+        return any(os.path.samestat(found, path.stat()) for path in (state, *state.parents))
 
     def names(self) -> list[str]:
         """Files to take, in order: hidden ones and other endings are still being written.
 
         Raises SourceUnavailable.
         """
+        return sorted(
+            name
+            for name in self._listed()
+            if name.endswith(spool_file.SUFFIXES) and not name.startswith(".")
+        )
+
+    def _listed(self) -> list[str]:
         try:
-            return sorted(
-                path.name
-                for path in self._directory.iterdir()
-                if path.name.endswith(spool_file.SUFFIXES) and not path.name.startswith(".")
-            )
+            return [path.name for path in self._directory.iterdir()]
         except OSError as error:
             raise SourceUnavailable(
                 f"cannot read the spool folder {self._directory}: {error.strerror}"
@@ -76,13 +113,6 @@ class SpoolFolder:
     def shown(self, name: str) -> str:
         """The file's path for people: without line ends, and in text that can be written."""
         return f"{self._directory}/{shown(name)}"
-
-    def find(self, name: str) -> os.stat_result | None:
-        """What has the name now; None when nothing has. Raises OSError."""
-        try:
-            return (self._directory / name).lstat()
-        except FileNotFoundError:
-            return None
 
     @contextmanager
     def opened(self, name: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
@@ -106,11 +136,18 @@ class SpoolFolder:
             yield file, found
 
     def remove(self, name: str, identity: str) -> bool:
-        """Remove the file; False if it is another one, renamed over it. Raises OSError."""
-        found = self.find(name)
-        if found is not None and identity_of(found) != identity:
-            return False
-        (self._directory / name).unlink(missing_ok=True)
+        """Remove the file, whose events were committed; False if it is another one by now.
+
+        The name that it has in between says what was committed, for whoever finds it after a kill.
+        Raises OSError.
+        """
+        hidden = self._directory / f".{_short(name)}.{identity}.taken"
+        try:
+            if not self._moved(name, hidden, identity):
+                return False
+        except FileNotFoundError:
+            return True
+        hidden.unlink()
         return True
 
     def set_aside(self, name: str, identity: str, reason: str) -> bool:
@@ -118,18 +155,60 @@ class SpoolFolder:
 
         The reason is there first: no file lies there without one. Raises UnusableError, OSError.
         """
-        target = _free(self._bad_folder(), name)
+        target = self._place_in(self._bad_folder(), name)
         beside = target.with_name(f"{target.name}.reason")
         text = f"cannot take {shown(name)}: {reason}\n"
         atomic_file.write(beside, text.encode(), mode=spool_file.MODE)
-        found = self.find(name)
-        if found is None or identity_of(found) != identity:
+        try:
+            moved = self._moved(name, target, identity)
+        except FileNotFoundError:
+            moved = False
+        if not moved:
             atomic_file.remove(beside)
             return False
-        (self._directory / name).rename(target)
         atomic_file.sync_directory(target.parent)
         self.sync()
         return True
+
+    def _moved(self, name: str, target: Path, identity: str) -> bool:
+        """Move the file away if it is this one.
+
+        Another can be renamed over it at any moment. So what was moved is looked at again, and
+        given back under a name of its own: by now a third file may have the old one.
+        """
+        path = self._directory / name
+        if identity_of(path.lstat()) != identity:
+            return False
+        path.rename(target)
+        if identity_of(target.lstat()) == identity:
+            return True
+        self._give_back(target, name)
+        return False
+
+    def _give_back(self, moved: Path, name: str) -> None:
+        moved.rename(self._directory / self._timed(name))
+
+    def _clear_up(self) -> None:
+        """Finish what a kill interrupted between a move and the removal."""
+        for match in filter(None, map(TAKEN.fullmatch, self._listed())):
+            path = self._directory / match[0]
+            try:
+                if identity_of(path.lstat()) == match[2]:
+                    path.unlink()
+                else:
+                    self._give_back(path, match[1])
+            except OSError as error:  # somebody plays with such names: no reason to stop
+                log.warning("cannot remove %s: %s", self.shown(match[0]), error.strerror)
+
+    def _place_in(self, folder: Path, name: str) -> Path:
+        """A path in another folder that nobody has."""
+        path = folder / _short(name)
+        return folder / self._timed(name) if os.path.lexists(path) else path
+
+    def _timed(self, name: str) -> str:
+        """A name that nobody else has, with the same ending."""
+        path = Path(_short(name))
+        return f"{path.stem}.{self._now_ns()}{path.suffix}"
 
     def _bad_folder(self) -> Path:
         folder = self._directory / BAD
@@ -162,11 +241,10 @@ def _expect_file(found: os.stat_result) -> None:
         raise UnusableError(f"found {kind}, expected a file; remove it")
 
 
-def _free(folder: Path, name: str) -> Path:
-    """The name, or the first with a number that nobody has."""
-    name = os.fsdecode(os.fsencode(name)[:NAME_MAX])
-    endings = itertools.chain([""], map(".{}".format, itertools.count(1)))
-    return next(path for end in endings if not (path := folder / f"{name}{end}").exists())
+def _short(name: str) -> str:
+    """The name as it is, unless it is very long."""
+    path = Path(name)
+    return os.fsdecode(os.fsencode(path.stem)[:NAME_MAX]) + path.suffix
 
 
 def _owner(found: os.stat_result) -> str:

@@ -77,8 +77,8 @@ def read_page(
     status = f"status = {DEAD}" if selection.dead else f"status < {READY}"
     # A damaged page can turn a BLOB into TEXT that does not even decode, or into nothing.
     sql = (
-        f"SELECT _id, stream, reason, COALESCE(CAST(data AS BLOB), x'') FROM {table} "
-        f"WHERE {status} AND _id > ? AND _id <= ? ORDER BY _id"
+        "SELECT _id, CAST(stream AS TEXT), CAST(reason AS TEXT), COALESCE(CAST(data AS BLOB), x'') "
+        f"FROM {table} WHERE {status} AND _id > ? AND _id <= ? ORDER BY _id"
     )
     rows: list[Row] = []
     size = 0

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.event import Event
@@ -110,8 +111,18 @@ def owner(directory: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> CannotRead:
-    return CannotRead(f"cannot read {path}: {error}; run this as root or as {owner(path.parent)}")
+    # Its kind, not its text: OperationalError, a kind of DatabaseError, is about access.
+    damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError
+    )
+    if damaged:
+        return CannotRead(f"cannot read {path}: the file is damaged ({error})")
+    what = error.strerror if isinstance(error, OSError) else error
+    return CannotRead(f"cannot read {path}: {what}; run this as root or as {owner(path.parent)}")
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+    # A flipped bit in a text must not hide all the rows.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+    return connection

@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.main import COMMANDS, main
+from agent.clock import Clock
 from agent.event import Priority, RawMessage, Stamp
 from agent.intake.spool_file import line
 from agent.ownership import StateLock
@@ -76,17 +79,18 @@ def filled(agent, make_event):
     queue = EventQueue.open(agent.state, max_bytes=CAP)
     queue.put_many([make_event("refused", params={"why": "x" * 100})])
     queue.bury([row.id for row in queue.lease("main", limit=1)], reason="refused 400")
-    queue.put_many([RawMessage("mqtt", "malformed", b"\xff\x1b[31mhello", OLD)])
+    raw = RawMessage("mqtt", "malformed", b"\xff\x1b[31mhello", OLD, "found no JSON")
+    queue.put_many([raw])
     names = ["tap", "vend"] * 15
     queue.put_many([make_event(name, params={"n": n}) for n, name in enumerate(names)])
     queue.close()
     return agent
 
 
-def damage(agent, row_id):
+def damage(agent, row_id, what="data = 'x'"):
     queue = EventQueue.open(agent.state, max_bytes=CAP)
     with queue._putter as connection:
-        connection.execute(f"UPDATE {queue._table} SET data = 'x' WHERE _id = {row_id}")
+        connection.execute(f"UPDATE {queue._table} SET {what} WHERE _id = {row_id}")
     queue.close()
 
 
@@ -101,18 +105,61 @@ def test_list_shows_the_oldest_twenty_and_how_many_more_there_are(filled):
     shown = rows(filled.run("queue", "list"))
     assert len(shown) == 21
     assert shown[-1] == "and 10 more"
-    assert shown[0].split()[2:] == ["normal", "main", "tap", '"n":0', "1.1"]
+    assert shown[0].split()[-4:] == ["main", "tap", '"n":0', "1.1"]
 
 
 def test_list_says_when_an_event_was_taken_by_the_local_clock(agent, make_event, monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     queue = EventQueue.open(agent.state, max_bytes=CAP)
-    queue.put_many([make_event("known"), make_event("unknown", stamp=OLD)])
+    now = Clock().stamp()
+    stamps = {"known": replace(now, trusted=True), "unknown": OLD}
+    queue.put_many([make_event(name, stamp=stamp) for name, stamp in stamps.items()])
     queue.close()
     known, unknown, note = rows(agent.run("queue", "list"))
-    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", known)
+    assert re.match(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d  ", known)
+    was = datetime.fromtimestamp(now.wall_us / 1e6, UTC).date()
+    if was == datetime.now(UTC).date():
+        assert known[2] == ":", "of today only the time is shown"
     assert re.match(r"1970-01-01 \d\d:\d\d:\d\d\?", unknown)
     assert note == "? the clock was not known to be right then"
+
+
+def at_width(agent, columns, *words):
+    """What a person sees on a terminal of so many columns."""
+    person, terminal = pty.openpty()
+    command = [sys.executable, "-m", "agent", *agent._words(words)]
+    environ = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    subprocess.run(command, cwd=ROOT, stdout=terminal, env=environ, check=True)
+    seen = re.sub(r"\x1b\[[\d;]*m", "", os.read(person, 100_000).decode())
+    os.close(terminal)
+    os.close(person)
+    return [line.rstrip() for line in seen.splitlines()]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_time_event_and_reason_are_whole_on_every_terminal_and_no_line_is_broken(
+    agent, make_event, columns
+):
+    queue = EventQueue.open(agent.state, max_bytes=CAP)
+    queue.put_many([make_event("a_letter", params={"why": "x" * 100})])
+    queue.bury([row.id for row in queue.lease("main", limit=1)], reason="refused_400")
+    queue.put_many([RawMessage("mqtt", "malformed", b"hello" * 20, OLD, "found no JSON " * 9)])
+    many = {"params": {"why": "x" * 100}, "client": "4" * 20}
+    queue.put_many([make_event("purchase_at_the_till", priority=Priority.HIGH, **many)])
+    queue.close()
+    heading, letter, raw, _ = at_width(agent, columns, "dead", "list")
+    assert {"time", "reason", "event", "why"} <= set(heading.split())
+    assert ("stream" in heading) == (columns >= 80)
+    assert " refused_400 " in letter
+    assert " a_letter" in letter
+    assert " malformed " in raw
+    assert "(raw message)  found" in raw
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", letter)
+    heading, event = at_width(agent, columns, "queue", "list")
+    assert heading.split()[:2] == ["time", "priority"]
+    assert " high " in event
+    assert "purchase_at_the_till" in event
+    assert ("4" * 20 in event, "sender" in heading) == (columns >= 120,) * 2
 
 
 def test_list_takes_a_limit_and_filters(filled):
@@ -120,7 +167,25 @@ def test_list_takes_a_limit_and_filters(filled):
     vends = rows(filled.run("queue", "list", "--name", "vend", "--limit", "3"))
     assert ["vend" in row for row in vends[:3]] == [True] * 3
     assert vends[3] == "and 12 more"
-    assert rows(filled.run("queue", "list", "--stream", "other")) == []
+
+
+def test_where_nothing_is_selected_that_is_said(filled, tmp_path):
+    output = tmp_path / "export.ndjson"
+    for command, said in {
+        "queue list --stream nope": "found no waiting event of the stream nope",
+        "queue list --stream nope --name tap": "found no waiting event of the stream nope named tap",
+        "dead list --reason nope": "found no dead letter that died of nope",
+        f"queue export --name nope --output {output}": "found no waiting event named nope",
+        "queue export --name nope": "found no waiting event named nope",
+        "queue purge --yes --stream nope": "found no waiting event of the stream nope",
+        "dead requeue --reason nope": "found no dead letter that died of nope",
+    }.items():
+        assert filled.run(*command.split()).output == f"{said}\n"
+    assert not output.exists()
+    filled.run("queue", "purge", "--yes")
+    filled.run("dead", "purge", "--yes")
+    assert filled.run("queue", "list").output == "nothing waits\n"
+    assert filled.run("dead", "list").output == "no dead letters\n"
 
 
 def test_list_shows_why_letters_are_dead_and_the_first_bytes_of_raw_messages(filled):
@@ -129,7 +194,7 @@ def test_list_shows_why_letters_are_dead_and_the_first_bytes_of_raw_messages(fil
     assert "…" in event
     assert "malformed" in raw
     assert "mqtt" in raw
-    assert r"(raw message)  \xff\x1b[31mhello" in raw
+    assert r"(raw message)  found no JSON  \xff\x1b[31mhello" in raw
     only = rows(filled.run("dead", "list", "--reason", "refused 400"))
     assert len(only) == 1
 
@@ -152,6 +217,18 @@ def test_a_damaged_row_is_shown_as_one(filled):
     ]
 
 
+@pytest.mark.parametrize(
+    "what", ["stream = CAST(x'ff' AS TEXT)", "reason = CAST(x'ff' AS TEXT)", "reason = x'ff'"]
+)
+def test_a_damaged_text_hides_nothing(filled, what):
+    damage(filled, 1, what)
+    damage(filled, 3, what)
+    for group, number in (("queue", 30), ("dead", 2)):
+        assert len(json.loads(filled.run(group, "list", "--json").stdout)) == number
+        assert len(filled.run(group, "export").stdout.splitlines()) == number
+        filled.run(group, "list")
+
+
 def test_json_is_one_array_of_everything(filled):
     listed = json.loads(filled.run("queue", "list", "--json").stdout)
     assert [item["params"]["n"] for item in listed] == list(range(30))
@@ -161,6 +238,7 @@ def test_json_is_one_array_of_everything(filled):
     assert [item["reason"] for item in dead] == ["refused 400", "malformed"]
     assert base64.b64decode(dead[1]["raw"]) == b"\xff\x1b[31mhello"
     assert dead[1]["clock_trusted"] is False
+    assert dead[1]["why"] == "found no JSON"
     assert json.loads(filled.run("queue", "list", "--json", "--stream", "other").stdout) == []
 
 
@@ -180,7 +258,8 @@ def test_an_export_is_a_line_for_each_event_as_the_spool_takes_it(agent, make_ev
 def test_an_export_to_a_file_is_the_same_and_not_for_others(filled, tmp_path):
     output = tmp_path / "stick" / "export.ndjson"
     output.parent.mkdir()
-    filled.run("queue", "export", "--output", str(output), "--name", "tap")
+    said = filled.run("queue", "export", "--output", str(output), "--name", "tap")
+    assert said.output == f"15 events are in {output}\n"
     assert output.read_bytes() == filled.run("queue", "export", "--name", "tap").stdout_bytes
     assert len(output.read_bytes().splitlines()) == 15
     assert list(output.parent.iterdir()) == [output]
@@ -195,6 +274,25 @@ def test_an_export_overwrites_nothing(filled, tmp_path):
     assert output.read_text() == "precious"
 
 
+def test_a_link_laid_in_the_way_of_an_export_is_not_followed(filled, tmp_path):
+    """Root exports into folders of others, who must not choose what root overwrites."""
+    victim, output = tmp_path / "victim", tmp_path / "export.ndjson"
+    victim.write_text("precious")
+    (tmp_path / ".export.ndjson.new").symlink_to(victim)
+    filled.run("queue", "export", "--output", str(output))
+    assert victim.read_text() == "precious"
+    assert not output.is_symlink()
+    assert len(output.read_bytes().splitlines()) == 30
+
+
+def test_what_a_killed_export_left_is_in_nobodys_way(filled, tmp_path):
+    output = tmp_path / "export.ndjson"
+    (tmp_path / ".export.ndjson.new").write_bytes(b"x" * 100_000)
+    filled.run("queue", "export", "--output", str(output))
+    assert len(output.read_bytes().splitlines()) == 30
+    assert not (tmp_path / ".export.ndjson.new").exists()
+
+
 def test_an_export_that_cannot_be_written_leaves_no_half_file(filled, tmp_path):
     said = filled.run("queue", "export", "--output", str(tmp_path / "no" / "where"), status=1)
     assert "cannot export: No such file or directory" in said.output
@@ -205,7 +303,10 @@ def test_an_export_that_cannot_be_written_leaves_no_half_file(filled, tmp_path):
                 [*command, "--config", str(filled.config)],
                 cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
             )  # fmt: skip
-        assert (done.returncode, done.stderr) == (1, "cannot export: No space left on device\n")
+        assert (done.returncode, done.stderr) == (
+            1,
+            "cannot write the output: No space left on device\n",
+        )
 
 
 def test_damaged_rows_are_left_out_of_an_export_and_that_is_said(filled):
@@ -235,7 +336,11 @@ def test_without_a_terminal_purge_does_not_guess(filled):
 
 @pytest.mark.parametrize(
     ("typed", "status", "said", "left"),
-    [("y\n", 0, "purged 15 waiting events", 15), ("n\n", 1, "purged nothing", 30)],
+    [
+        ("y\n", 0, "purged 15 waiting events", 15),
+        ("n\n", 1, "purged nothing", 30),
+        ("\x04", 130, "purged nothing", 30),
+    ],
 )
 def test_purge_says_how_many_and_asks(filled, typed, status, said, left):
     code, output = filled.on_a_terminal("queue", "purge", "--name", "tap", typed=typed)
@@ -249,7 +354,7 @@ def test_purge_with_yes_drops_what_waits_and_counts_it(filled):
     assert filled.run("queue", "purge", "--yes").output == "purged 30 waiting events\n"
     assert (filled.books.queued, filled.books.dead) == (0, 2)
     assert filled.books.dropped == {"purged": 30}
-    assert filled.run("queue", "purge", "--yes").output == "found no waiting events to purge\n"
+    assert filled.run("queue", "purge", "--yes").output == "nothing waits\n"
 
 
 def test_dead_letters_are_purged_by_reason(filled):
@@ -269,7 +374,7 @@ def test_requeue_lets_events_wait_again_and_keeps_raw_messages(filled):
     nothing = filled.run("dead", "requeue", status=1)
     assert "requeued 0 events\nleft 1 raw" in nothing.output
     filled.run("dead", "purge", "--yes")
-    assert filled.run("dead", "requeue").output == "found no dead letters to requeue\n"
+    assert filled.run("dead", "requeue").output == "no dead letters\n"
 
 
 def test_a_person_at_a_terminal_sees_how_far_it_is(filled):
@@ -321,6 +426,29 @@ def as_nobody(agent, *arguments):
     return int(status), said
 
 
+def test_a_damaged_file_is_said_to_be_one(agent):
+    (agent.state / "queue.db").write_bytes(b"no database" * 1000)
+    said = agent.run("queue", "list", status=1).output
+    assert said == (
+        f"cannot read {agent.state}/queue.db: the file is damaged (file is not a database)\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_file_that_may_not_be_read_is_said_without_numbers():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        agent = Agent(Path(folder))
+        EventQueue.open(agent.state, max_bytes=CAP).close()
+        agent.state.chmod(0o700)
+        status, said = as_nobody(agent, "queue", "list")
+    assert status == 1
+    assert said == (
+        f"cannot read {agent.state}/queue.db: Permission denied; "
+        "run this as root or as the user root, who owns it\n"
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 @pytest.mark.parametrize("mode", [0o750, 0o755])
 def test_who_may_not_is_told_who_may(make_event, mode):
@@ -354,6 +482,13 @@ def _commands(group, *path):
 )
 def test_the_help_of_every_command_says_what_its_exit_status_means(path, command):
     assert "Exit status: 0" in " ".join(command.help.split())
+
+
+def test_the_list_of_commands_says_of_each_a_whole_sentence():
+    listed = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["--help"]).stdout
+    assert [
+        line for line in listed.splitlines() if line.startswith("  ") and line.endswith("...")
+    ] == []
 
 
 def test_commands_are_listed_in_the_order_of_a_day():

@@ -40,7 +40,7 @@ from tests.waiting import PATIENCE, until
 STREAM_IDS = {"G-MAIN": "main", "G-SECOND": "second"}
 Told = Literal["accepted", "refused", "full", "lost"]
 Fate = tuple[Told | None, int]
-IN_DELETE = 0x00000200  # <sys/inotify.h>
+IN_MOVED_TO = 0x00000080  # <sys/inotify.h>
 
 
 class Runner:
@@ -271,12 +271,15 @@ class Mqtt311Rig(MqttRig):
 
 
 class FolderWatch:
-    """Calls back at each file that is removed from a folder, in order, as the kernel tells it."""
+    """Calls back at each file that is taken from a folder, in order, as the kernel tells it.
+
+    It is out of the programs' sight when it gets the name under which it is removed.
+    """
 
     def __init__(self, folder: Path, on_removal: Callable[[], None]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        watch = libc.inotify_add_watch(self._descriptor, os.fsencode(folder), IN_DELETE)
+        watch = libc.inotify_add_watch(self._descriptor, os.fsencode(folder), IN_MOVED_TO)
         assert self._descriptor >= 0 <= watch, os.strerror(ctypes.get_errno())
         self._on_removal = on_removal
         self._end, self._told = os.pipe()
@@ -291,18 +294,18 @@ class FolderWatch:
 
     def _look(self) -> None:
         while self._end not in select.select([self._descriptor, self._end], [], [])[0]:
-            for _ in self._removals(os.read(self._descriptor, 1 << 16)):
+            for _ in self._taken(os.read(self._descriptor, 1 << 16)):
                 self._on_removal()
 
     @staticmethod
-    def _removals(told: bytes) -> Iterator[None]:
+    def _taken(told: bytes) -> Iterator[None]:
         """inotify(7): a header of four integers, then the name."""
         at = 0
         while at < len(told):
             *_, length = struct.unpack_from("iIII", told, at)
             name = told[at + 16 : at + 16 + length].rstrip(b"\0")
             at += 16 + length
-            if not name.startswith(b"."):
+            if name.endswith(b".taken"):
                 yield
 
 
@@ -347,11 +350,13 @@ class SpoolRig(Rig):
         return None
 
     def fate(self, payload: bytes) -> Fate:
-        """What is no JSON, or nothing at all, is a bad file; the rest is dead letters."""
+        """What is no JSON of objects is a bad file; the rest is dead letters."""
         try:
-            return (None, 0 if jsontext.loads(payload) == [] else 1)
+            value = jsontext.loads(payload)
         except jsontext.NotJson:
             return (None, 0)
+        elements = value if isinstance(value, list) else [value]
+        return (None, 1 if elements and all(type(e) is dict for e in elements) else 0)
 
     def _make_source(self, on_bug: Callable[[BaseException], None]) -> SpoolSource:
         return SpoolSource(

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
 import json
 import os
@@ -9,9 +10,11 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,10 @@ from agent.clock import Clock
 from agent.event import UNASSIGNED, Event, Priority, RawMessage, Sender, Stamp
 from agent.intake import spool_file
 from agent.intake.door import Accepted
-from agent.intake.parse import RAW_MAX, REST, TIME_MAX
+from agent.intake.parse import REST, TIME_MAX
 from agent.intake.source import SourceUnavailable
 from agent.intake.spool import BATCH_BYTES, BATCH_DOCUMENTS, SpoolSource
+from agent.intake.spool_folder import SpoolFolder, identity_of
 from agent.progress import Progress
 from agent.queue.event_queue import EventQueue, SourceState
 from agent.stepwise import Stepwise
@@ -262,10 +266,10 @@ def test_a_bad_line_is_a_dead_letter_and_the_others_are_taken(spool, queue, take
 
 
 def test_a_bad_element_is_a_dead_letter_and_the_others_are_taken(spool, queue, taken, tmp_path):
-    spool.drop("x.json", b"[" + tap(1) + b',7,{"nome":1},null,' + tap(2) + b"]")
+    spool.drop("x.json", b"[" + tap(1) + b',{"nome":1},' + tap(2) + b"]")
     spool.look()
     assert taken() == ["e1", "e2"]
-    assert [letter.payload for letter in letters(tmp_path)] == [b"7", b'{"nome":1}', b"null"]
+    assert [letter.payload for letter in letters(tmp_path)] == [b'{"nome":1}']
     assert (spool.left, queue.books.refused, queue.books.balanced) == ([], {}, True)
 
 
@@ -275,8 +279,9 @@ def test_a_line_of_over_1_mib_is_a_dead_letter_and_the_next_is_taken(spool, take
     spool.drop("x.ndjson", taps(1) + padded + b"\n" + taps(2))
     spool.look()
     assert taken() == (["e1", "e2"] if over else ["e1", "elong", "e2"])
-    found = [(letter.reason, len(letter.payload)) for letter in letters(tmp_path)]
-    assert found == ([("malformed", RAW_MAX)] if over else [])
+    found = [(letter.reason, letter.payload) for letter in letters(tmp_path)]
+    cut = padded[: spool_file.LINE_MAX - len(spool_file.CUT)] + spool_file.CUT
+    assert found == ([("malformed", cut)] if over else [])
     assert spool.left == []
 
 
@@ -288,15 +293,15 @@ def test_a_line_without_end_of_many_mib_is_one_dead_letter(spool, taken, tmp_pat
 
 def test_a_line_that_is_cut_is_never_taken_as_whole():
     text = taps(1) + b"1" * (spool_file.LINE_MAX + 1) + b"\n"
-    [_, (cut, end)] = lines(text)
+    [_, (cut, place)] = lines(text)
     assert cut.endswith(spool_file.CUT)
-    assert end == len(text)
+    assert place.done == len(text)
 
 
-def lines(text, done=0):
+def lines(text, after=spool_file.START):
     with tempfile.TemporaryFile() as file:
         file.write(text)
-        return list(spool_file.documents(file, "x.ndjson", size=len(text), done=done))
+        return [*filter(None, spool_file.documents(file, "x.ndjson", size=len(text), after=after))]
 
 
 @given(
@@ -308,8 +313,85 @@ def test_a_file_read_on_from_any_position_is_the_rest_of_it(parts, end, ended):
     text = end.join([b"{}", *parts]) + (end if ended else b"")
     whole = lines(text)
     assert [payload for payload, _ in whole] == [b"{}", *(p for p in parts if p.strip())]
-    for taken, (_, position) in enumerate(whole, start=1):
-        assert lines(text, done=position) == whole[taken:]
+    for taken, (_, place) in enumerate(whole, start=1):
+        assert lines(text, after=place) == whole[taken:]
+        assert lines(text, after=replace(place, check=place.check ^ 1)) == whole
+
+
+def test_a_refused_document_is_kept_whole_and_comes_back_whole(spool, queue, tmp_path):
+    """The file is removed, so the dead letter is all there is of it; an export must hold it too."""
+    events = [{"name": f"e{number}", "params": {"x": "y" * 40_000}} for number in range(25)]
+    events[-1]["typo"] = 1
+    body = json.dumps({"client_id": "1.1", "events": events}, separators=(",", ":")).encode()
+    assert len(body) > 1_000_000
+    spool.drop("a.json", body)
+    spool.drop("b.ndjson", taps(1) + body + b"\n" + b"{" * 100_000 + b"\n")
+    spool.look()
+    found = letters(tmp_path)
+    assert [letter.payload for letter in found] == [body, body, b"{" * 100_000]
+    for name in ("c.ndjson", "d.ndjson"):
+        spool.drop(name, b"".join(spool_file.line(letter) + b"\n" for letter in found))
+    spool.drop("e.json", spool_file.line(found[0]))
+    spool.look()
+    assert letters(tmp_path) == [*found, *found, *found, found[0]]
+    assert (spool.left, queue.books.refused) == ([], {})
+
+
+class Watched:
+    """Counts signs of life, and does something at the n-th."""
+
+    def __init__(self, *, at=0, act=lambda: None):
+        self.beats = 0
+        self._at = at
+        self._act = act
+
+    def beat(self):
+        self.beats += 1
+        if self.beats == self._at:
+            self._act()
+
+
+def sparse(size):
+    """A line of so many bytes that take no room on the disk."""
+
+    def write(path):
+        with path.open("wb") as file:
+            file.write(taps(1))
+            file.truncate(size)
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n" + taps(2))
+
+    return write
+
+
+def blank(size):
+    return lambda path: path.write_bytes(taps(1) + b"\n" * size + taps(2))
+
+
+MANY = 8
+LONG = [sparse(MANY * 2**20), blank(MANY * 2**18)]
+
+
+@pytest.mark.parametrize("write", LONG, ids=["a long line", "blank lines"])
+def test_what_has_no_document_for_long_is_no_hang(spool, taken, write):
+    write(spool.folder / "x.ndjson")
+    progress = Watched()
+    spool.source.take_once(threading.Event(), progress)
+    assert progress.beats > MANY
+    assert (taken(), spool.left) == (["e1", "e2"], [])
+
+
+@pytest.mark.parametrize("write", LONG, ids=["a long line", "blank lines"])
+def test_a_stop_is_heard_where_there_is_no_document_for_long(spool, taken, tmp_path, write):
+    write(spool.folder / "x.ndjson")
+    stop = threading.Event()
+    progress = Watched(at=MANY // 2, act=stop.set)
+    spool.source.take_once(stop, progress)
+    assert progress.beats < MANY
+    assert (taken(), spool.left) == (["e1"], ["x.ndjson"])
+    spool.restart()
+    spool.look()
+    assert (taken(), spool.left) == (["e1", "e2"], [])
 
 
 # -- what is bad ----------------------------------------------------------------------------
@@ -327,6 +409,12 @@ def test_a_file_read_on_from_any_position_is_the_rest_of_it(parts, end, ended):
         ("x.json", b'[{"secret-7731":NaN}]', "found the number NaN"),
         ("x.json", b"[" * 1000, "nested deeper than"),
         ("x.json", b'["secret-7731"]'.ljust(4 * 2**20 + 1), "found more than 4 MiB, expected less"),
+        ("x.json", b"7", "found JSON that is no object, expected events"),
+        ("x.json", b'[{"name":"tap"},"secret-7731"]', "found JSON that is no object in an array"),
+        ("x.json", b"[[{}]]", "found JSON that is no object in an array"),
+        ("x.json", b'{"x":"secret-7731%s"}' % (b"x" * 2**20), "found a document of over 1 MiB"),
+        ("x.ndjson", b"7\n" + taps(1), "found JSON that is no object, expected events"),
+        ("x.ndjson", b"[1]\n" + taps(1), "found JSON that is no object in an array"),
         ("x.ndjson", b"", "found nothing in it"),
         ("x.ndjson", b"\n \r\n", "found nothing in it"),
         ("x.ndjson", BOM, "found no JSON"),
@@ -409,9 +497,27 @@ def test_bad_files_of_one_name_are_all_kept(spool):
     for number in range(3):
         spool.drop("x.json", f"bad {number}".encode())
         spool.look(2)
-    names = ["x.json", "x.json.1", "x.json.2"]
+    names = [name for name in spool.set_aside if name.endswith(".json")]
     assert spool.set_aside == sorted([*names, *(f"{name}.reason" for name in names)])
-    assert [(spool.bad / name).read_bytes() for name in names] == [b"bad 0", b"bad 1", b"bad 2"]
+    assert {(spool.bad / name).read_bytes() for name in names} == {b"bad 0", b"bad 1", b"bad 2"}
+
+
+def test_a_name_in_bad_that_is_taken_gets_the_time(tmp_path):
+    folder = SpoolFolder(tmp_path, now_ns=iter((5, 6)).__next__)
+    for number in range(3):
+        (tmp_path / "x.json").write_bytes(b"bad %d" % number)
+        assert folder.set_aside("x.json", identity_of((tmp_path / "x.json").stat()), "why")
+    names = ["x.json", "x.5.json", "x.6.json"]
+    assert [(tmp_path / "bad" / name).read_bytes()[-1:] for name in names] == [b"0", b"1", b"2"]
+
+
+def test_one_reason_for_moving_files_is_told_once(spool, queue, caplog):
+    for number in range(5):
+        spool.drop(f"{number}.json", b"bad")
+        spool.drop(f"{number}.ndjson", b"7")
+        spool.look(2)
+    assert (len(spool.set_aside), queue.books.refused) == (20, {"bad_file": 10})
+    assert len(caplog.records) == 2
 
 
 def test_a_good_file_that_was_renamed_over_a_bad_one_is_not_moved(spool, taken):
@@ -439,7 +545,7 @@ def test_a_name_of_any_bytes_is_taken_and_remembered(spool, door, taken, queue, 
     assert (taken(), spool.left) == (["e1"], [])
     spool.drop("after.json", tap(2))
     spool.look()
-    assert list(queue.source_state("spool")) == ["after.json"]
+    assert list(queue.source_state("spool")) == [f"{spool.folder}/after.json"]
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.json", b"a\nb'\".json"])
@@ -600,6 +706,22 @@ def test_what_cannot_be_removed_is_taken_once_and_told(public_spool, public):
     assert (ids(public), spool.source.problem) == (["e1", "e2"], None)
 
 
+def test_a_change_of_mode_is_no_new_file(public_spool, public):
+    """Whoever is told that a file cannot be removed changes its mode, and it must not come twice."""
+    spool = public_spool
+    if os.geteuid():
+        pytest.skip("needs root, to leave a file that another user may not remove")
+    spool.drop("x.json", tap(1)).chmod(0o666)
+    spool.drop("y.ndjson", taps(2, 3)).chmod(0o666)
+    spool.folder.chmod(0o1777)
+    with as_nobody():
+        spool.look()
+    for name in ("x.json", "y.ndjson"):
+        (spool.folder / name).chmod(0o664)
+    spool.look(2)
+    assert (ids(public), spool.left) == (["e1", "e2", "e3"], [])
+
+
 # -- the folder -----------------------------------------------------------------------------
 
 
@@ -617,6 +739,70 @@ def test_a_kill_while_the_folder_is_made_leaves_none_with_another_mode(tmp_path,
     (tmp_path / ".spool.new").mkdir(mode=0o700)  # what such a kill leaves
     spool = Spool(folder=tmp_path / "spool", door=door, queue=queue)
     assert stat.S_IMODE(spool.folder.stat().st_mode) == 0o2770
+
+
+def test_root_changes_no_folder_that_somebody_laid_where_the_spool_folder_is_made(tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root, to have something that others may not change")
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    (victim / "file").write_bytes(b"")
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    fresh = home / ".spool.new"
+    for lay in (fresh.symlink_to, lambda victim: victim.rename(fresh)):
+        lay(victim)
+        with pytest.raises(OSError, match=r"Not a directory|not empty"):
+            spool_file.make_folder(home / "spool")
+        found = fresh.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o700)
+        assert not (home / "spool").exists()
+        if fresh.is_symlink():
+            fresh.unlink()
+
+
+def test_who_holds_the_lock_holds_up_nobody_for_ever(tmp_path):
+    """Whoever may read the folder around can take it."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        spool_file.make_folder(tmp_path / "spool", patience=0.1)
+    finally:
+        os.close(descriptor)
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o2770
+
+
+def test_who_makes_the_folder_without_the_lock_may_come_second(tmp_path, at_rename):
+    def be_faster():
+        (tmp_path / "spool").mkdir()
+        (tmp_path / "spool" / "x.json").write_bytes(tap(1))
+
+    at_rename(tmp_path / ".spool.new", be_faster)
+    spool_file.make_folder(tmp_path / "spool")
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("below", ["", "var", "var/lib"])
+def test_the_state_directory_is_no_spool_folder_by_whatever_way(tmp_path, spool, below):
+    """The configuration refuses it too, but sees no links."""
+    state = tmp_path / "state" / below
+    state.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "state")
+    source = SpoolSource(door=None, clock=CLOCK, directory=link, marks=dict, state_directory=state)
+    (link / "identity.json").write_bytes(b"{}")
+    with pytest.raises(SourceUnavailable, match=r"is in it, expected a folder of its own"):
+        source.run(threading.Event(), spool.progress)
+    assert (link / "identity.json").exists()
+
+
+def test_the_spool_folder_in_the_state_directory_is_used(tmp_path, door, queue):
+    source = SpoolSource(
+        door=door, clock=CLOCK, directory=tmp_path / "spool", marks=dict, state_directory=tmp_path
+    )
+    source.prepare()
+    assert (tmp_path / "spool").is_dir()
 
 
 def test_a_folder_that_is_there_is_left_as_it_is(tmp_path, door, queue):
@@ -731,7 +917,206 @@ def test_lines_appended_while_it_is_read_are_not_lost_nor_half_a_line_judged(
     assert (spool.left, queue.books.dead) == ([], 0)
 
 
+@pytest.fixture(scope="session")
+def renames():
+    """What is called at a rename or removal, by path; Python tells of them beforehand."""
+    waiting = {}
+
+    def hook(event, arguments):
+        if waiting and event in ("os.rename", "os.remove"):
+            waiting.pop(os.fspath(arguments[0]), lambda: None)()
+
+    sys.addaudithook(hook)
+    return waiting
+
+
+@pytest.fixture
+def at_rename(renames):
+    """Do something right before the path is renamed or removed."""
+    yield lambda path, act: renames.update({os.fspath(path): act})
+    renames.clear()
+
+
+@pytest.mark.parametrize("name", ["x.json", "x" * 250 + ".json"])
+def test_a_file_renamed_over_one_that_is_just_being_removed_is_taken_too(
+    spool, taken, at_rename, name
+):
+    spool.drop(name, tap(1))
+    hidden = spool.folder / ".later"
+    hidden.write_bytes(tap(2))
+    at_rename(spool.folder / name, lambda: hidden.replace(spool.folder / name))
+    spool.look()
+    assert taken() == ["e1"]
+    [given_back] = spool.left
+    assert given_back.endswith(".json")
+    assert not given_back.startswith(".")
+    spool.drop(name, tap(3))
+    spool.look()
+    assert (taken(), spool.left) == (["e1", "e2", "e3"], [])
+
+
+def test_a_good_file_renamed_over_a_bad_one_that_is_just_being_moved_is_taken(
+    spool, queue, taken, at_rename
+):
+    spool.drop("x.json", b"bad")
+    spool.look()
+    hidden = spool.folder / ".later"
+    hidden.write_bytes(tap(2))
+
+    at_rename(spool.folder / "x.json", lambda: hidden.replace(spool.folder / "x.json"))
+    spool.look(2)
+    assert (taken(), spool.left, spool.set_aside) == (["e2"], [], [])
+    assert queue.books.refused == {}
+
+
+def append(path, *numbers):
+    with path.open("ab") as file:
+        file.write(taps(*numbers))
+
+
+def test_a_file_that_grows_while_it_is_taken_is_read_on_and_not_again(spool, taken):
+    """Not the way to hand in events, but no reason to send them again and again."""
+    numbers = itertools.count(3 * BATCH_DOCUMENTS)
+    path = spool.drop("x.ndjson", taps(*range(3 * BATCH_DOCUMENTS)))
+
+    def grow():
+        if len(taken()) < 5 * BATCH_DOCUMENTS:
+            append(path, *itertools.islice(numbers, 40))
+
+    spool.restart(wrap=lambda door: MeddlesomeDoor(door, grow))
+    rounds = 0
+    while spool.left:
+        spool.look()
+        rounds += 1
+        assert rounds < 20
+    assert rounds > 2, "it did not grow between two looks"
+    assert taken() == [f"e{number}" for number in range(next(numbers))]
+
+
+def test_a_file_that_grew_beside_a_full_queue_is_read_on(tmp_path, small_queue, make_door):
+    door = make_door(queue=small_queue)
+    spool = Spool(folder=tmp_path / "spool", door=door, queue=small_queue)
+    line = b"".join(tap(n, params={"x": "x" * 20_000}) + b"\n" for n in range(300))
+    path = spool.drop("x.ndjson", line)
+    spool.look(2)
+    found = drained(small_queue)
+    assert 0 < len(found) < 300
+    append(path, 300, 301)
+    for _ in range(10):
+        spool.look()
+        found += drained(small_queue)
+    assert found == [f"e{number}" for number in range(302)]
+    assert spool.left == []
+
+
+def with_other_lines_before(path):
+    path.write_bytes(taps(*range(10, 10 + BATCH_DOCUMENTS), 2, 3, 4))
+
+
+def shortened(path):
+    path.write_bytes(taps(2))
+
+
+def written_once_more(path):
+    """A program whose events are all alike, and that writes each over the one before."""
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("change", [with_other_lines_before, shortened, written_once_more])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_whose_beginning_was_written_anew_is_read_from_there(
+    spool, taken, change, restarted
+):
+    path = spool.drop("x.ndjson", taps(1, 2))
+
+    todo = [change]
+
+    def rewrite():
+        if todo:
+            todo.pop()(path)
+
+    spool.restart(wrap=lambda door: MeddlesomeDoor(door, rewrite))
+    spool.look()
+    assert (taken(), spool.left) == (["e1", "e2"], ["x.ndjson"])
+    content = path.read_text().splitlines()
+    if restarted:
+        spool.restart()
+    spool.look()
+    assert taken() == ["e1", "e2", *(json.loads(line)["event_id"] for line in content)]
+    assert spool.left == []
+
+
+def test_the_marks_of_another_folder_are_kept_for_its_return(tmp_path, small_queue, make_door):
+    """The configuration names another folder for a while."""
+    door = make_door(queue=small_queue)
+    spool = Spool(folder=tmp_path / "a", door=door, queue=small_queue)
+    numbers = range(300)
+    spool.drop("x.ndjson", b"".join(tap(n, params={"x": "x" * 20_000}) + b"\n" for n in numbers))
+    spool.look(2)
+    found = drained(small_queue)
+    other = Spool(folder=tmp_path / "b", door=door, queue=small_queue)
+    for name in ("x.ndjson", "y.json"):
+        other.drop(name, tap(1000))
+        other.look(3)
+    assert drained(small_queue) == ["e1000", "e1000"]
+    for _ in range(10):
+        spool.restart()
+        spool.look()
+        found += drained(small_queue)
+    assert (found, spool.left) == ([f"e{number}" for number in numbers], [])
+
+
+def test_a_folder_reached_through_a_link_keeps_its_marks(spool, taken):
+    spool.restart(wrap=lambda door: MortalDoor(door, kill_at=1))
+    spool.drop("x.json", tap(1))
+    with pytest.raises(Killed):
+        spool.look()
+    link = spool.folder.with_name("link")
+    link.symlink_to(spool.folder)
+    spool.folder = link
+    spool.restart()
+    spool.look()
+    assert (taken(), spool.left) == (["e1"], [])
+
+
 # -- kills ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_kill_between_moving_away_and_removal_repeats_and_loses_nothing(
+    spool, taken, at_rename, grown
+):
+    path = spool.drop("x.ndjson", taps(1))
+
+    def die():
+        raise Killed
+
+    def die_at_the_removal():
+        identity = identity_of(path.stat())
+        at_rename(spool.folder / f".{path.name}.{identity}.taken", die)
+
+    at_rename(path, die_at_the_removal)
+    with pytest.raises(Killed):
+        spool.look()
+    assert not path.exists()
+    [hidden] = spool.folder.iterdir()
+    assert hidden.name.endswith(".taken")
+    if grown:
+        append(hidden, 2)
+    spool.restart()
+    spool.look()
+    assert (set(taken()), spool.left) == ({"e1", "e2"} if grown else {"e1"}, [])
+    assert len(taken()) == (3 if grown else 1)
+
+
+def test_what_only_looks_like_a_file_that_was_moved_away_is_no_reason_to_stop(spool, caplog):
+    (spool.folder / ".x.json.1-2-3.taken").mkdir()
+    (spool.folder / ".x.json.1-2-x.taken").write_bytes(b"")
+    spool.restart()
+    spool.look()
+    assert ".x.json.1-2-x.taken" in spool.left
+    assert "found a folder, expected a file; remove it" in spool.source.problem
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.ndjson"])
@@ -858,7 +1243,7 @@ def test_marks_are_forgotten(spool, queue, tmp_path):
     assert most <= 2 * BATCH_DOCUMENTS
     spool.drop("last.json", tap("last"))
     spool.look()
-    assert list(spool_marks(tmp_path)) == ["last.json"]
+    assert list(spool_marks(tmp_path)) == [f"{spool.folder}/last.json"]
 
 
 def test_marks_of_files_that_are_gone_at_the_start_are_forgotten(spool, queue, tmp_path):
@@ -873,18 +1258,19 @@ def test_marks_of_files_that_are_gone_at_the_start_are_forgotten(spool, queue, t
     spool.restart()
     spool.drop("next.json", tap("next"))
     spool.look()
-    assert list(spool_marks(tmp_path)) == ["next.json"]
+    assert list(spool_marks(tmp_path)) == [f"{spool.folder}/next.json"]
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "1-2-3 4 x", "1-2-3 4 5 6"])
+@pytest.mark.parametrize("text", ["", "nonsense", "1-2-3 4 x", "1 2 3 4 -5 6", "1 2 3 4 5 6 7"])
 def test_a_damaged_mark_costs_a_repeat_at_most_and_is_forgotten(spool, queue, taken, text):
     spool.drop("x.json", tap(1))
-    marks = [SourceState("spool", name, text) for name in ("x.json", "gone.json")]
+    keys = ["gone.json", f"{spool.folder}/x.json", f"{spool.folder}/gone.json"]
+    marks = [SourceState("spool", key, text) for key in keys]
     queue.put_many([], state=marks)
     spool.restart()
     spool.look()
     assert taken() == ["e1"]
-    assert list(queue.source_state("spool")) == ["x.json"]
+    assert list(queue.source_state("spool")) == [f"{spool.folder}/x.json"]
 
 
 def test_a_stop_in_the_middle_is_heard_after_the_next_commit(spool, taken):

@@ -65,6 +65,20 @@ def test_a_damaged_row_that_still_waits_is_read_as_damaged(queue, tmp_path, make
     assert items[2].name == "good"
 
 
+def test_a_damaged_text_hides_no_row(queue, tmp_path, make_event):
+    """A flipped bit can make a text that is no UTF-8."""
+    queue.put_many([make_event("a"), make_event("b")])
+    queue.bury(ids(queue.lease("main", limit=1)), reason="refused 400")
+    with queue._putter as connection:
+        connection.execute(
+            f"UPDATE {queue._table} SET stream = CAST(x'ff41' AS TEXT), reason = CAST(x'fe' AS TEXT)"
+        )
+    with reading(tmp_path) as reader:
+        assert names(reader.rows(WAITING)) == ["b"]
+        [dead] = reader.rows(DEAD_LETTERS)
+    assert (dead.item.name, dead.stream, dead.reason) == ("a", "\ufffdA", "\ufffd")
+
+
 def test_filters_are_for_streams_names_reasons_and_ids(mixed, tmp_path):
     with reading(tmp_path) as reader:
         assert names(reader.rows(Selection(stream="other"))) == ["d"]
