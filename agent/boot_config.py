@@ -63,7 +63,8 @@ def keep(text: bytes, directory: Path) -> None:
 def state_directory(path: Path, environ: Mapping[str, str]) -> Path:
     """The state directory that a configuration, broken as it may be, most probably means."""
     try:
-        said = SAID.search(path.read_text("utf-8-sig", "replace"))
+        # A pipe would keep us waiting for ever.
+        said = SAID.search(path.read_text("utf-8-sig", "replace")) if path.is_file() else None
     except OSError:
         said = None
     if said:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.intake import spool_file
@@ -18,9 +19,10 @@ WATCHED_S = 10.0  # seconds after a look for which it is worth keeping any
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A message that came in: where from, and what it became."""
+    """A message that came in: when by the wall clock, where from, and what it became."""
 
     number: int
+    at: float
     source: str
     became: Sorted
     size: int
@@ -51,14 +53,21 @@ def _document(sighting: Sighting) -> dict[str, Any]:
         for e in sighting.became.rejected
     ]
     items = [json.loads(spool_file.line(item)) for item in sighting.became.items]
-    return {"source": sighting.source, "items": items, "rejected": rejected}
+    at = datetime.fromtimestamp(sighting.at, UTC).isoformat(timespec="milliseconds")
+    return {"time": at, "source": sighting.source, "items": items, "rejected": rejected}
 
 
 class Recent:
     """Keeps sightings while somebody looks on; else only counts. Any thread may call it."""
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._monotonic = monotonic
+        self._wall = wall
         self._lock = threading.Lock()
         self._kept: deque[Sighting] = deque()
         self._size = 0
@@ -77,7 +86,7 @@ class Recent:
                 return
             parts = 1 + len(became.items) + len(became.rejected)
             size = len(message.payload) + PART * parts
-            self._keep(Sighting(self._newest, message.source, became, size))
+            self._keep(Sighting(self._newest, self._wall(), message.source, became, size))
 
     def _keep(self, sighting: Sighting) -> None:
         self._kept.append(sighting)

@@ -160,3 +160,44 @@ def test_the_output_of_the_demo_is_what_it_says():
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert shapes(done.stdout) == shapes(shown)
+
+
+OPERATING = (ROOT / "docs/operating.md").read_text()
+
+
+def first_words(heading):
+    """What the first column of the table below that heading names."""
+    table = OPERATING.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
+    rows = re.findall(r"^\| (`[^|]*`) \|", table, re.MULTILINE)
+    return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
+
+
+def test_the_manual_says_of_every_state_what_to_do():
+    [listed] = re.findall(r"States, in one word: (.*?)\.\n", README, re.DOTALL)
+    assert first_words("States") == set(re.findall(r"`(\w+)`", listed))
+
+
+def reasons(*patterns):
+    """The reasons that the code gives."""
+    code = "\n".join(path.read_text() for path in (ROOT / "agent").rglob("*.py"))
+    return {found for pattern in patterns for found in re.findall(pattern, code)}
+
+
+def test_the_manual_explains_every_reason_to_refuse():
+    assert first_words("Refused at the door") == reasons(
+        r'\brefuse\("(\w+)"', r'on_refused\("(\w+)"'
+    )
+
+
+def test_the_manual_explains_every_reason_to_die_and_to_drop():
+    given = reasons(
+        r'set_aside\("(\w+)"', r'dead_letter\(\s*"(\w+)"', r'\bbury\([^)]*reason="(\w+)"'
+    )
+    refused = {f"refused_{status}" for status in (400, 413)}
+    assert first_words("Dead letters") == given | refused
+    assert first_words("Dropped") == reasons(r'"dropped\.(\w+)"')
+
+
+def test_the_manual_names_only_commands_that_there_are():
+    told = re.findall(r"ga4-agent ([a-z]+)", OPERATING)
+    assert set(told) <= set(COMMANDS)

@@ -35,7 +35,7 @@ def time():
 
 @pytest.fixture
 def recent(time):
-    return Recent(monotonic=time)
+    return Recent(monotonic=time, wall=lambda: 1_800_000_000.25)
 
 
 def takes(recent, *payloads, source="http", answerable=True):
@@ -76,6 +76,7 @@ def test_an_event_is_shown_as_an_export_would_write_it(recent):
     takes(recent, event(1), source="mqtt")
     assert recent.after(number).document["sightings"] == [
         {
+            "time": "2027-01-15T08:00:00.250+00:00",
             "source": "mqtt",
             "items": [
                 {

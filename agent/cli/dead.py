@@ -17,9 +17,12 @@ def _filtered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("dead")
 def command() -> None:
-    """Look into the dead letters, export them, try them again, or drop them.
+    """Look into the dead letters, or mend them.
 
-    Exit status: 0 done, 1 not done, 2 wrong usage.
+    They are kept, with the reason, and nobody tries to deliver them any more: export them, try
+    them again, or drop them.
+
+    Exit status: 0 done, 1 not done, 2 wrong usage or configuration.
     """
 
 
@@ -32,7 +35,7 @@ def command() -> None:
 def list_(config: Path | None, reason: str | None, *, limit: int | None, as_json: bool) -> None:
     """Show the dead letters and why they died, the oldest first.
 
-    Exit status: 0 shown, 1 the queue cannot be read, 2 wrong usage.
+    Exit status: 0 shown, 1 the queue cannot be read, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection
@@ -53,7 +56,7 @@ def export(config: Path | None, reason: str | None, output: Path | None) -> None
     The file is input for a spool folder: events in it are tried again, raw messages are dead
     letters again.
 
-    Exit status: 0 exported, 1 not, or not the damaged ones, 2 wrong usage.
+    Exit status: 0 exported, 1 not, or not the damaged ones, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection
@@ -68,7 +71,7 @@ def requeue(config: Path | None, reason: str | None) -> None:
 
     Raw messages could not become events, so they stay.
 
-    Exit status: 0 requeued, 1 not, 2 wrong usage.
+    Exit status: 0 requeued, 1 not, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection
@@ -82,7 +85,7 @@ def requeue(config: Path | None, reason: str | None) -> None:
 def purge(config: Path | None, reason: str | None, *, yes: bool) -> None:
     """Drop dead letters for good; they are counted as purged.
 
-    Exit status: 0 purged, 1 not, 2 wrong usage.
+    Exit status: 0 purged, 1 not, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection

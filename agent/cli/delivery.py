@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.bar import bar
-from agent.cli.mending import state_of
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, state_of
 from agent.cli.plainly import said_plainly
 from agent.units import counted
 
@@ -29,26 +28,27 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.command("flush")
 @CONFIG
 def flush(config: Path | None) -> None:
-    """Have the daemon try to deliver now, whatever it waits for.
+    """Try to deliver now.
 
-    Only root and the service's own user may.
+    The daemon does, whatever it waits for. Only root and the service's own user may.
 
-    Exit status: 0 it tries, 1 it does not.
+    Exit status: 0 it tries, 1 it does not, 2 wrong usage or configuration.
     """
-    status = _told(config, "flush")
+    status = _told(config, "flush", otherwise=", or let ga4-agent drain deliver without it")
     if status["paused"]:
         sys.exit("delivery is paused: nothing leaves before ga4-agent resume")
-    click.echo(f"trying now: {counted(status['queue']['events'], 'event')} waiting")
+    waiting = status["queue"]["events"]
+    click.echo(f"trying now: {counted(waiting, 'event')} waiting" if waiting else "nothing waits")
 
 
 @click.command("pause")
 @CONFIG
 def pause(config: Path | None) -> None:
-    """Have the daemon deliver nothing until `resume`, or until it starts again.
+    """Hold everything back.
 
-    Events are taken and kept. Only root and the service's own user may.
+    The daemon delivers nothing until `resume`, or until it starts again. Events are taken and kept. Only root and the service's own user may.
 
-    Exit status: 0 it is paused, 1 it is not.
+    Exit status: 0 it is paused, 1 it is not, 2 wrong usage or configuration.
     """
     _told(config, "pause")
     click.echo("paused: events are taken and kept; a restart ends the pause, as does resume")
@@ -57,11 +57,11 @@ def pause(config: Path | None) -> None:
 @click.command("resume")
 @CONFIG
 def resume(config: Path | None) -> None:
-    """Have the daemon deliver again after `pause`.
+    """Deliver again after `pause`.
 
     Only root and the service's own user may.
 
-    Exit status: 0 it delivers, 1 it does not.
+    Exit status: 0 it delivers, 1 it does not, 2 wrong usage or configuration.
     """
     status = _told(config, "resume")
     click.echo(f"delivering again: {counted(status['queue']['events'], 'event')} waiting")
@@ -78,12 +78,12 @@ def resume(config: Path | None) -> None:
     help="Give up after this.",
 )
 def drain(config: Path | None, timeout: float) -> None:
-    """Deliver until the queue is empty, such as before a card is swapped.
+    """Deliver until queue and spool folder are empty.
 
-    The daemon does it and goes on taking events meanwhile; to have nothing arrive any more, stop
-    it first: then this command delivers by itself, what lies in the spool folder too. Only root and the service's own user may.
+    Such as before a card is swapped. The daemon does it and goes on taking events meanwhile; to have nothing arrive any more, stop
+    it first: then this command delivers by itself. Only root and the service's own user may.
 
-    Exit status: 0 the queue is empty, 1 it is not, 2 wrong usage or configuration.
+    Exit status: 0 both are empty, 1 they are not, 2 wrong usage or configuration.
     """
     from agent.boot_config import config_path
     from agent.drain import BadConfig, deliverer, until_empty
@@ -115,15 +115,30 @@ def _report(start: "Level", end: "Level") -> None:
     sent, dead = end.sent - start.sent, end.dead - start.dead
     buried = f"; {dead:,} were refused and are dead letters" if dead > 0 else ""
     done = f"delivered {counted(sent, 'event')}{buried}"
-    if not end.left:
+    if end.empty:
         click.echo(f"the queue is empty: {done}")
         return
-    why = end.state + (f" - {end.reason}" if end.reason else "")
-    sys.exit(f"cannot empty the queue: {counted(end.left, 'event')} left: {why}; {done}")
+    sys.exit(f"cannot empty the queue: {_left(end)}{_why(end)}; {done}")
 
 
-def _told(config: Path | None, command: str) -> Any:
-    """Have the daemon do it; its status then."""
+def _left(level: "Level") -> str:
+    events = counted(level.left, "event") if level.left else ""
+    files = f"{counted(level.files, 'file')} in the spool folder" if level.files else ""
+    left = " and ".join(part for part in (events, files) if part)
+    return f"{left} left: " if left else ""
+
+
+def _why(level: "Level") -> str:
+    state = level.state + (f" - {level.reason}" if level.reason else "")
+    if level.left and level.in_the_way not in level.reason:
+        return f"{state}; {level.in_the_way}"
+    if level.left or level.hopeless:
+        return state
+    return level.in_the_way or "found nothing in the way: give it more time with --timeout"
+
+
+def _told(config: Path | None, command: str, *, otherwise: str = "") -> Any:
+    """Have the daemon do it; its status then. ``otherwise``: what else would do."""
     from agent.control import NotRunning, ask
 
     directory = state_of(config)
@@ -132,4 +147,4 @@ def _told(config: Path | None, command: str) -> Any:
             ask(directory, command)
             return ask(directory, "status")
         except NotRunning as error:
-            sys.exit(f"{error}; start it, or let ga4-agent drain deliver without it")
+            sys.exit(f"{error}; start it{otherwise}")

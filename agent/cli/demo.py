@@ -30,9 +30,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     help="Default: mosquitto where it is installed, else amqtt.",
 )
 def command(broker: "Program | None", *, fast: bool, plain: bool) -> None:
-    """Show the agent at work, with no configuration, broker or account.
+    """Show the agent at work.
 
-    Starts a local GA4, a broker and the agent; sends events by MQTT and HTTP; takes GA4 away;
+    Needs no configuration, broker or account. Starts a local GA4, a broker and the agent; sends events by MQTT and HTTP; takes GA4 away;
     kills the agent; brings both back; and counts. On a terminal it is a live view of half a
     minute, elsewhere lines within seconds.
 

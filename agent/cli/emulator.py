@@ -1,5 +1,6 @@
 """``ga4-agent emulator``: a local GA4."""
 
+import re
 import signal
 import sys
 import threading
@@ -8,6 +9,7 @@ from types import FrameType
 
 import click
 
+PORT_MAX = 65_535
 KEEP = 1000  # requests in memory; the record file has all
 
 
@@ -19,19 +21,31 @@ KEEP = 1000  # requests in memory; the record file has all
     help="Append what was received to this file as NDJSON.",
 )
 def command(listen: str, record: Path | None) -> None:
-    """Run a local GA4 that takes /mp/collect and /debug/mp/collect.
+    """Run a local GA4 that takes what GA4 takes.
 
-    It can be told to fail: POST /emulator/fail with {"kind": "status", "status": 503} (or delay,
-    hang, cut_before, cut_half, cut_after, login_page, redirect, drip, body), and POST
-    /emulator/recover. GET /emulator/stats counts.
+    POST /mp/collect and /debug/mp/collect are GA4's. GET /emulator/events gives the events that
+    it counted as NDJSON, GET /emulator/stats how many.
 
-    Exit status: 0 it was ended, 1 it could not listen.
-    """
+    It can be told to fail, until POST /emulator/recover:
+
+    \b
+        POST /emulator/fail {"kind": "status", "status": 429, "retry_after": "30"}
+
+    kind is one of status, delay, hang, cut_before, cut_half, cut_after, login_page, redirect,
+    drip, body. Keys of all kinds: times (how many requests it meets; without it, all) and match
+    (only requests whose body holds this text; not with cut_before). status has status and
+    retry_after, delay and drip have seconds (drip: for each byte), redirect has location. An
+    array of such objects is a sequence.
+
+    Exit status: 0 it was ended, 1 it could not listen or record, 2 wrong usage.
+    """  # noqa: D301 - click's mark
     from agent.emulator import Emulator
 
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.UsageError(f"cannot listen on {listen}: expected HOST:PORT")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > PORT_MAX:
+        raise click.UsageError(
+            f"found {listen}, expected HOST:PORT with a port from 0 to {PORT_MAX}"
+        )
     emulator = Emulator(host=host.strip("[]"), port=int(port), record=record, keep=KEEP)
     stop = threading.Event()
 

@@ -1,14 +1,18 @@
 """``ga4-agent``: the commands, imported when they are called.
 
 Exit statuses: 0 done; 1 not done, for the reason that was printed; 2 wrong usage or wrong
-configuration.
+configuration; 130 ended by Ctrl-C.
 """
 
 import importlib
+import sys
+from typing import Any
 
 import click
 
 from agent import __version__
+from agent.cli import output
+from agent.cli.plainly import BY_HAND
 
 COMMANDS = {
     "run": "agent.cli.run",
@@ -16,6 +20,7 @@ COMMANDS = {
     "send": "agent.cli.send",
     "status": "agent.cli.status",
     "map": "agent.cli.map",
+    "validate": "agent.cli.validate",
     "tail": "agent.cli.tail",
     "queue": "agent.cli.queue",
     "dead": "agent.cli.dead",
@@ -32,6 +37,19 @@ COMMANDS = {
 
 class LazyCommands(click.Group):
     """Imports a command's module when it is asked for: `status` must be quick on a small board."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Everything, from the words of the command line to the exit status."""
+        with output.looked_after():
+            return super().main(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """The command; ended by Ctrl-C it has an exit status of its own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nended by Ctrl-C", err=True)
+            sys.exit(BY_HAND)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All commands, in the order of a day."""
@@ -51,5 +69,6 @@ class LazyCommands(click.Group):
 def main() -> None:
     """Take events on this device, keep them on its disk, deliver them to Google Analytics 4.
 
-    Exit status: 0 done, 1 not done (the reason is printed), 2 wrong usage or configuration.
+    Exit status: 0 done, 1 not done (the reason is printed), 2 wrong usage or configuration,
+    130 ended by Ctrl-C.
     """

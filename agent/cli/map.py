@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import CONFIG
+from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -54,9 +56,9 @@ class Outcome:
 def command(
     config: Path | None, topic: str, payload: str, *, retained: bool, as_json: bool
 ) -> None:
-    """Show what becomes of an MQTT message: the subscription that fits, and each event.
+    """Show what becomes of an MQTT message.
 
-    Needs no broker and no daemon, and keeps nothing.
+    That is the subscription that fits, and each event. Needs no broker and no daemon, and keeps nothing.
 
     \b
         ga4-agent map --topic kiosk/12/vend --payload '{"price": 2.5}'
@@ -70,7 +72,8 @@ def command(
     path = config_path(config)
     outcome = _map(_loaded(path), path, topic, _bytes(payload), retained=retained)
     if as_json:
-        click.echo(json.dumps(_document(outcome), ensure_ascii=False, indent=2, default=dict))
+        document = json.dumps(_document(outcome), ensure_ascii=False, indent=2, default=dict)
+        click.echo(document.encode())  # JSON is UTF-8, whatever the terminal's letters are
     else:
         _show(outcome, topic)
     sys.exit(0 if outcome.good else 1)
@@ -217,10 +220,14 @@ def _verdict(outcome: Outcome, topic: str) -> Iterator[str]:
     if outcome.ignored:
         yield "ignored: it is retained, and the subscription does not say retained = true"
         return
+    number = len(outcome.events)
     for error in outcome.rejected:
-        yield f"no event, but a dead letter: {error}"
-    if number := len(outcome.events):
-        yield f"becomes {number} event{'' if number == 1 else 's'}"
+        element = re.match(r"\[(\d+)\]", error.field_path) if number else None
+        what = f"element {int(element[1]) + 1} becomes" if element else "becomes no event, but"
+        yield f"{what} a dead letter: {error}"
+    if number:
+        rest = "the rest " if outcome.rejected else ""
+        yield f"{rest}becomes {counted(number, 'event')}"
 
 
 def _rows(event: "Event", own: frozenset[str | None]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What the groups `queue` and `dead` do, to waiting and to dead rows."""
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,19 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.bar import bar
-from agent.cli.plainly import said_plainly
+from agent.cli.options import state_of
+from agent.cli.plainly import asking, said_plainly
 from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.queue.pages import Row, Selection
     from agent.upkeep import Tally
-
-
-def state_of(config: Path | None) -> Path:
-    """The state directory that the configuration names."""
-    from agent.boot_config import config_path, state_directory
-
-    return state_directory(config_path(config), os.environ)
 
 
 def list_rows(
@@ -45,6 +38,8 @@ def list_rows(
 
 def export(config: Path | None, selection: "Selection", output: Path | None) -> None:
     """Write rows as spool input, to a file or to standard output."""
+    from itertools import chain
+
     from agent.cli import rows
     from agent.queue.reader import reading
 
@@ -52,22 +47,31 @@ def export(config: Path | None, selection: "Selection", output: Path | None) -> 
     with said_plainly("export", directory), reading(directory) as reader:
         total = reader.books.dead if selection.dead else reader.books.queued
         chosen = reader.rows(replace(selection, upto=reader.newest_id))
-        damaged = rows.export(_counted(chosen, "exporting", total), output)
-    if damaged:
-        sys.exit(f"left out {counted(damaged, 'damaged row')}: nobody can read what is in there")
+        first = next(chosen, None)
+        if first is None:
+            click.echo(rows.nothing(selection), err=True)
+            return
+        done = rows.export(_counted(chain([first], chosen), "exporting", total), output)
+    if output is not None:
+        noun = "dead letter" if selection.dead else "event"
+        click.echo(f"{counted(done.done, noun)} {'is' if done.done == 1 else 'are'} in {output}")
+    if done.kept:
+        sys.exit(f"left out {counted(done.kept, 'damaged row')}: nobody can read what is in there")
 
 
 def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
     """Drop rows for good, after asking."""
+    from agent.cli.rows import nothing
+
     noun = "dead letter" if selection.dead else "waiting event"
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("cannot ask: found no terminal; say --yes if you are sure")
     directory = state_of(config)
     selection, number = _counting(directory, "purge", selection)
     if not number:
-        click.echo(f"found no {noun}s to purge")
+        click.echo(nothing(selection))
         return
-    if not yes and not click.confirm(f"Purge {counted(number, noun)}? They are lost for good."):
+    if not yes and not _confirmed(f"Purge {counted(number, noun)}? They are lost for good."):
         sys.exit("purged nothing")
     done = _work(directory, "purge", selection, number)
     click.echo(f"purged {counted(done.done, noun)}")
@@ -77,16 +81,23 @@ def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
 
 def requeue(config: Path | None, selection: "Selection") -> None:
     """Let dead events wait again."""
+    from agent.cli.rows import nothing
+
     directory = state_of(config)
     selection, number = _counting(directory, "requeue", selection)
     if not number:
-        click.echo("found no dead letters to requeue")
+        click.echo(nothing(selection))
         return
     done = _work(directory, "requeue", selection, number)
     click.echo(f"requeued {counted(done.done, 'event')}")
     if done.kept:
         click.echo(f"left {counted(done.kept, 'raw or damaged message')}: no events to deliver")
         sys.exit(0 if done.done else 1)
+
+
+def _confirmed(question: str) -> bool:
+    with asking("purged nothing"):
+        return click.confirm(question)
 
 
 def _counting(directory: Path, verb: str, selection: "Selection") -> tuple["Selection", int]:
@@ -106,7 +117,7 @@ def _work(directory: Path, verb: str, selection: "Selection", number: int) -> "T
         with said_plainly(verb, directory), at_work(directory) as do, bar(verb, number) as show:
             for tally in step_by_step(do, verb, selection):
                 show(tally.done + tally.kept, number)
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         if tally.done:
             click.echo(f"{verb}d {counted(tally.done, 'row')} before this:", err=True)
         raise

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
+BY_HAND = 130  # exit status: what a shell makes of SIGINT
+
 
 @contextmanager
 def said_plainly(what: str, directory: Path) -> Iterator[None]:
@@ -26,3 +30,13 @@ def said_plainly(what: str, directory: Path) -> Iterator[None]:
         sys.exit(f"cannot {what}: you may not; run this as root or as {owner(directory)}")
     except OSError as error:
         sys.exit(f"cannot {what}: {error.strerror or error}")
+
+
+@contextmanager
+def asking(given_up: str) -> Iterator[None]:
+    """Around a question: a person who leaves it with Ctrl-C hears that nothing was done."""
+    try:
+        yield
+    except click.Abort:
+        click.echo(f"\n{given_up}", err=True)
+        sys.exit(BY_HAND)

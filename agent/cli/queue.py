@@ -20,7 +20,9 @@ def _filtered(function: Callable[..., Any]) -> Callable[..., Any]:
 def command() -> None:
     """Look into the queue, export it, or empty it.
 
-    To deliver it instead: ga4-agent drain. Exit status: 0 done, 1 not done, 2 wrong usage.
+    To deliver it instead: ga4-agent drain.
+
+    Exit status: 0 done, 1 not done, 2 wrong usage or configuration.
     """
 
 
@@ -35,7 +37,7 @@ def list_(
 ) -> None:
     """Show the events that wait, the oldest first.
 
-    Exit status: 0 shown, 1 the queue cannot be read, 2 wrong usage.
+    Exit status: 0 shown, 1 the queue cannot be read, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection
@@ -56,7 +58,7 @@ def export(config: Path | None, stream: str | None, name: str | None, output: Pa
     The file is input for a spool folder, of this device or another one: the events keep their
     times, streams and senders.
 
-    Exit status: 0 exported, 1 not, or not the damaged ones, 2 wrong usage.
+    Exit status: 0 exported, 1 not, or not the damaged ones, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection
@@ -72,7 +74,7 @@ def purge(config: Path | None, stream: str | None, name: str | None, *, yes: boo
 
     Events that are being delivered at this moment, and those that arrive later, stay.
 
-    Exit status: 0 purged, 1 not, 2 wrong usage.
+    Exit status: 0 purged, 1 not, 2 wrong usage or configuration.
     """
     from agent.cli import mending
     from agent.queue.pages import Selection

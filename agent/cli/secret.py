@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import CONFIG
+from agent.cli.plainly import asking
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -19,6 +21,12 @@ CREDENTIALS = "credentials"  # the folder beside the configuration whose files s
 FOLDER = "CREDENTIALS_DIRECTORY"  # the variable in which systemd names the folder to read
 MODE = 0o640
 FOLDER_MODE = 0o755  # as systemd makes it; the service's user must get through to the file
+WHERE = "Admin > Data streams > Measurement Protocol API secrets"
+UNLIKELY = {
+    "a measurement id": r"^G-[A-Z0-9]{4,14}$",
+    "a Firebase app id": r"^\d+:\d+:(android|ios|web):[0-9a-f]+$",
+    "a space in it": r"\s",
+}
 READ_MAX = 64 * 1024  # bytes: enough to see that it is no secret
 
 
@@ -58,6 +66,7 @@ def set_secret(config: Path | None, stream: str | None, more: Sequence[str]) -> 
         secret = clean(_asked(name), place="what was handed in")
     except SecretError as error:
         sys.exit(str(error))
+    _expect_likely(secret)
     file = loaded.stream[name].api_secret_file
     target = file or _credentials(path) / name
     try:
@@ -98,8 +107,10 @@ def fingerprint(config: Path | None, stream: str | None, *, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(found))
     else:
+        width = max(map(len, found))
         for name, digits in found.items():
-            click.echo(f"{name}  {digits or 'found no secret'}")
+            missing = f"found no secret; run: ga4-agent secret set {name}"
+            click.echo(f"{name:{width}}  {digits or missing}")
     sys.exit(0 if all(found.values()) else 1)
 
 
@@ -132,10 +143,20 @@ def _asked(name: str) -> bytes:
     if not sys.stdin.isatty():
         return sys.stdin.buffer.read(READ_MAX)
     try:
-        typed: str = click.prompt(f"api_secret of the stream {name}", hide_input=True, err=True)
+        with asking("nothing written"):
+            typed: str = click.prompt(f"api_secret of the stream {name}", hide_input=True, err=True)
     except UnicodeDecodeError:  # it holds what was typed, so it goes no further
         return b"\xff"  # which is refused as no UTF-8
     return typed.encode("utf-8", "surrogateescape")
+
+
+def _expect_likely(secret: "Secret") -> None:
+    """GA4 answers the same to a wrong secret: what surely is none must not get this far."""
+    for kind, shape in UNLIKELY.items():
+        if re.search(shape, secret.reveal()):
+            sys.exit(
+                f"cannot take what was handed in: found {kind}, expected the api_secret ({WHERE})"
+            )
 
 
 def _credentials(config: Path) -> Path:

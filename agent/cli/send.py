@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, state_of
+from agent.cli.output import say_if_possible
 
 if TYPE_CHECKING:
     from agent.config import Config
 
 
+SHOWN = 40  # characters of a wrong argument that a message repeats
 WHO = "run this as root, as the service's own user or as a member of its group"
 
 
@@ -31,7 +33,9 @@ WHO = "run this as root, as the service's own user or as a member of its group"
 @click.option("--actor", type=click.Choice(["human", "machine"]), help="Who caused it.")
 @click.option("--session", type=click.Choice(["start", "end"]), help="What it does to a sitting.")
 def command(config: Path | None, name: str, params: Sequence[str], **options: str | None) -> None:
-    r"""Hand one event to the daemon; with the daemon down, leave it in the spool folder.
+    """Hand in one event, whether the daemon runs or not.
+
+    With the daemon down it lies in the spool folder until the daemon takes it.
 
     A VALUE is a number or true or false if JSON says so (21.5, -3, true), else text.
 
@@ -39,27 +43,29 @@ def command(config: Path | None, name: str, params: Sequence[str], **options: st
         ga4-agent send vend slot=B4 price=2.5 refunded=false
 
     Exit status: 0 the event is on the disk, 1 it is not, 2 wrong usage or configuration.
-    """
-    from agent.boot_config import config_path, state_directory
+    """  # noqa: D301 - click's mark
+    from agent.boot_config import config_path
     from agent.control import ControlError, NotRunning, ask
 
     if not all(map(_is_utf8, (name, *params, *filter(None, options.values())))):
         raise click.UsageError("cannot read the arguments: found bytes that are no UTF-8")
+    if "=" in name:
+        raise click.UsageError(f"found {_shown(name)} where NAME belongs: send NAME KEY=VALUE …")
     event = {"name": name, "params": _pairs(params), "event_id": secrets.token_hex(8)}
     event |= {option: value for option, value in options.items() if value is not None}
-    path = config_path(config)
     try:
-        ask(state_directory(path, os.environ), "send", event=event)
+        ask(state_of(config), "send", event=event)
     except NotRunning:
-        _leave(path, event)
+        _leave(config_path(config), event)
     except ControlError as error:
         sys.exit(str(error))
     except PermissionError:
         sys.exit(f"cannot reach the daemon: you may not; {WHO}")
     except OSError as error:
-        sys.exit(f"cannot tell whether the daemon took the event: {error}; send it again")
+        why = error.strerror or str(error)
+        sys.exit(f"cannot tell whether the daemon took the event: {why}; send it again")
     else:
-        click.echo(f"{name} is in the agent's queue on the disk")
+        say_if_possible(f"{name} is in the agent's queue on the disk")
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, Any]:
@@ -67,11 +73,15 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise click.UsageError("cannot read a parameter: found no KEY=VALUE, expected one")
+            raise click.UsageError(f"found {_shown(text)!r}, expected KEY=VALUE")
         if key in pairs:
             raise click.UsageError(f"cannot take {key} twice, expected each parameter once")
         pairs[key] = _value(value)
     return pairs
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _value(text: str) -> Any:
@@ -117,7 +127,9 @@ def _leave(path: Path, event: Mapping[str, Any]) -> None:
         sys.exit(f"cannot keep the event in {folder}: you may not; {WHO}")
     except OSError as error:
         sys.exit(f"cannot keep the event in {folder}: {error.strerror}")
-    click.echo(f"{event['name']} is in the spool folder; the daemon will take it when it starts")
+    say_if_possible(
+        f"{event['name']} is in the spool folder; the daemon will take it when it starts"
+    )
 
 
 def _as_the_service(directory: Path) -> AbstractContextManager[None]:

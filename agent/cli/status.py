@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, state_of
 
 PLAIN_WIDTH = 1000  # columns where there is no terminal to measure
 
@@ -20,18 +20,18 @@ PLAIN_WIDTH = 1000  # columns where there is no terminal to measure
 def command(config: Path | None, *, as_json: bool) -> None:
     """Show state, queue and ledger.
 
-    Asks the daemon; if it is not running, reads its file. Exit status: 0 shown, 1 could not.
-    """
-    from agent.boot_config import config_path, state_directory
+    Asks the daemon; if it is not running, reads its file.
 
-    document = _status(state_directory(config_path(config), os.environ))
+    Exit status: 0 shown, 1 could not, 2 wrong usage or configuration.
+    """
+    document = _status(config, state_of(config))
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
         _show(document)
 
 
-def _status(directory: Path) -> Mapping[str, Any]:
+def _status(config: Path | None, directory: Path) -> Mapping[str, Any]:
     from agent.control import ControlError, NotRunning, ask
     from agent.queue.reader import CannotRead
 
@@ -39,11 +39,11 @@ def _status(directory: Path) -> Mapping[str, Any]:
         status: Mapping[str, Any] = ask(directory, "status")
     except (NotRunning, PermissionError):
         try:
-            return _from_file(directory)
+            return {**_from_file(directory), **_spool(config, directory)}
         except CannotRead as error:
             sys.exit(str(error))
     except (ControlError, OSError) as error:
-        sys.exit(f"cannot ask the daemon: {error}")
+        sys.exit(f"cannot ask the daemon: {getattr(error, 'strerror', None) or error}")
     return status
 
 
@@ -63,13 +63,31 @@ def _from_file(directory: Path) -> Mapping[str, Any]:
     return status_of(seen, Clock()).document
 
 
+def _spool(config: Path | None, directory: Path) -> Mapping[str, Any]:
+    """How many files wait in the spool folder for the daemon; nothing if nobody can tell."""
+    from agent.boot_config import choose, config_path
+    from agent.config import Config, ConfigError
+    from agent.intake.source import SourceUnavailable
+    from agent.intake.spool_folder import SpoolFolder
+
+    try:
+        chosen = choose(config_path(config), environ=os.environ).config
+    except ConfigError:
+        chosen = Config(state_directory=directory)
+    try:
+        return {"spool": {"files": len(SpoolFolder(chosen.spool_directory).names())}}
+    except SourceUnavailable:
+        return {}
+
+
 def _show(document: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None)
     for name, value in _rows(document):
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))
     console = Console(highlight=False)
     # A program that reads lines must not find them broken.
     console.width = console.width if console.is_terminal else PLAIN_WIDTH
@@ -77,28 +95,56 @@ def _show(document: Mapping[str, Any]) -> None:
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from agent.units import counted, format_duration, format_size
+    from agent.units import counted, format_size
 
-    queue, ledger = document["queue"], document["ledger"]
-    yield "state", " - ".join(part for part in (document["state"], document["reason"]) if part)
+    queue = document["queue"]
+    yield "state", _joined(document["state"], document["reason"])
     yield "queue", f"{counted(queue['events'], 'event')}, {format_size(queue['bytes'])}"
     if queue["oldest_age_s"] is not None:
-        yield "oldest event", f"{format_duration(queue['oldest_age_s'])} old"
-        yield "it expires in", format_duration(max(0.0, queue["oldest_expires_in_s"]))
+        yield "oldest event", _oldest(queue)
     yield "complete until", queue["complete_until"]
-    yield (
-        "ledger",
-        ", ".join(f"{ledger[name]} {name}" for name in ("received", "sent", "queued", "dead")),
-    )
+    if files := document.get("spool", {}).get("files"):
+        yield "spool folder", f"{counted(files, 'file')} waiting for the daemon"
+    yield from _books(document["ledger"])
+    yield "clock", "trusted" if document["clock"]["trusted"] else "not trusted yet"
+    for stream in document["streams"]:
+        yield f"stream {stream['stream']}", _stream(stream)
+    for name, source in document["sources"].items():
+        yield f"source {name}", source["problem"] or "ok"
+
+
+def _books(ledger: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    figures = {**ledger, "dropped": sum(ledger["dropped"].values())}
+    names = ("received", "sent", "queued", "dead", "dropped")
+    yield "ledger", ", ".join(f"{figures[name]} {name}" for name in names)
     for kind in ("dropped", "refused"):
         for reason, number in ledger[kind].items():
             yield kind, f"{number} {reason}"
     yield "books", "balance" if ledger["balanced"] else "DO NOT BALANCE: please report this"
-    yield "clock", "trusted" if document["clock"]["trusted"] else "not trusted yet"
-    for stream in document["streams"]:
-        yield (
-            f"stream {stream['stream']}",
-            " - ".join(p for p in (stream["state"], stream["reason"]) if p),
-        )
-    for name, source in document["sources"].items():
-        yield f"source {name}", source["problem"] or "ok"
+
+
+def _oldest(queue: Mapping[str, Any]) -> str:
+    from agent.cli.ages import in_two_units, rounded
+
+    left = queue["oldest_expires_in_s"]
+    more = f"GA4 takes it for {in_two_units(left)} more"
+    return _joined(
+        f"{rounded(queue['oldest_age_s'])} old",
+        more if left > 0 else "too old: GA4 shows it at another time than its own",
+    )
+
+
+def _stream(stream: Mapping[str, Any]) -> str:
+    from agent.cli.ages import rounded
+
+    ago, wait = stream["delivered_ago_s"], stream["next_try_s"]
+    return _joined(
+        stream["state"],
+        stream["reason"],
+        "nothing delivered since the start" if ago is None else f"delivered {rounded(ago)} ago",
+        f"next try in {rounded(wait)}" if wait else "",
+    )
+
+
+def _joined(*parts: str) -> str:
+    return " - ".join(part for part in parts if part)

@@ -1,21 +1,21 @@
 """``ga4-agent tail``: events as they come in."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, state_of
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+LONG = 200  # characters of a value that a line shows
 PAUSE = 0.5  # seconds between looks
 WHO = "run this as root or as the service's own user"
 
@@ -24,17 +24,16 @@ WHO = "run this as root or as the service's own user"
 @CONFIG
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 def command(config: Path | None, *, as_json: bool) -> None:
-    """Show what comes in, and what of it is refused and why, until Ctrl-C.
+    """Show what comes in, until Ctrl-C.
 
-    Only root and the service's own user may: events hold ids.
+    And what of it is refused, and why. Only root and the service's own user may: events hold ids.
 
-    Exit status: 0 it was ended, 1 the daemon is not running or ended.
+    Exit status: 0 it was ended, 1 the daemon is not running or ended, 2 wrong usage or
+    configuration.
     """
-    from agent.boot_config import config_path, state_directory
-
     show = _show_json if as_json else _show
     try:
-        for look in _looks(state_directory(config_path(config), os.environ)):
+        for look in _looks(state_of(config)):
             show(look)
     except KeyboardInterrupt:
         return
@@ -84,14 +83,20 @@ def _lines(sighting: Mapping[str, Any]) -> Iterator["Text"]:
     verdict = "why" if any("raw" in item for item in sighting["items"]) else "refused"
     for error in sighting["rejected"]:
         where = f"{error['fieldPath']}: " if error["fieldPath"] else ""
-        yield Text(_plain(f"{'':8}  {source}  {verdict}: {where}{error['description']}"), "red")
+        at = _clock(datetime.fromisoformat(sighting["time"]))
+        yield Text(_plain(f"{at}  {source}  {verdict}: {where}{error['description']}"), "red")
 
 
 def _item(item: Mapping[str, Any]) -> str:
     if "raw" in item:
         return f"dead letter: {item['reason']}"
-    params = json.dumps(item.get("params", {}), ensure_ascii=False)
-    return f"{item.get('stream', '*')}  {item['name']}  {params}"
+    pairs = (f"{_cut(key)}: {_cut(value)}" for key, value in item.get("params", {}).items())
+    return f"{item.get('stream', '*')}  {item['name'][:LONG]}  {{{', '.join(pairs)}}}"
+
+
+def _cut(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONG else text[:LONG] + "…"
 
 
 def _plain(text: str) -> str:
@@ -101,5 +106,8 @@ def _plain(text: str) -> str:
 
 def _time(item: Mapping[str, Any]) -> str:
     """When the agent took it, by this device's clock."""
-    at = datetime.fromtimestamp(item["stamp"]["wall_us"] / 1e6).astimezone()
-    return at.strftime("%H:%M:%S")
+    return _clock(datetime.fromtimestamp(item["stamp"]["wall_us"] / 1e6, UTC))
+
+
+def _clock(at: datetime) -> str:
+    return at.astimezone().strftime("%H:%M:%S")

@@ -12,7 +12,7 @@ A value that may be secret or may name a person is never repeated in a message.
 """
 
 from agent.config.problems import ConfigError, Problem
-from agent.config.reading import load, parse
+from agent.config.reading import expect_readable, load, parse
 from agent.config.settings import (
     Config,
     DeliverySettings,
@@ -41,6 +41,7 @@ __all__ = [
     "SpoolSettings",
     "StreamSettings",
     "SubscriptionSettings",
+    "expect_readable",
     "load",
     "parse",
 ]

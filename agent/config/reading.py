@@ -1,6 +1,7 @@
 """A file or a text to a Config, or to one ConfigError with every problem."""
 
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,13 @@ def load(path: Path) -> Config:
     if isinstance(text, Problem):
         raise ConfigError([text])
     return parse(text, name=str(path))
+
+
+def expect_readable(path: Path) -> None:
+    """Raises ConfigError if there is no file or it cannot be read, whatever is in it."""
+    raw = _bytes(path)
+    if isinstance(raw, Problem):
+        raise ConfigError([raw])
 
 
 def parse(text: str, *, name: str) -> Config:
@@ -59,14 +67,29 @@ def _config(table: dict[str, Any], name: str) -> Config | list[Problem]:
 
 
 def _read(path: Path) -> str | Problem:
+    raw = _bytes(path)
+    if isinstance(raw, Problem):
+        return raw
     try:
-        with path.open("rb") as file:
-            raw = file.read(_TEXT_MAX + 4)  # room to see that it is too long, with a mark
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        found, hint = "text that is not UTF-8", "save it anew as UTF-8"
+        return _useless(path, "text that is not UTF-8", "save it anew as UTF-8")
+
+
+def _bytes(path: Path) -> bytes | Problem:
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind in (stat.S_IFREG, stat.S_IFDIR):  # a folder is refused at the opening
+            with path.open("rb") as file:
+                return file.read(_TEXT_MAX + 4)  # room to see that it is too long, with a mark
     except OSError as error:
-        found, hint = _unreadable(error)
+        return _useless(path, *_unreadable(error))
+    # To open a pipe is to wait for its writer, perhaps for ever.
+    found = "a pipe" if kind == stat.S_IFIFO else "a device"
+    return _useless(path, found, "name a file with --config")
+
+
+def _useless(path: Path, found: str, hint: str) -> Problem:
     return Problem(
         file=str(path), key="", found=found, expected="a readable configuration file", hint=hint
     )

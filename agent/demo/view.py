@@ -26,7 +26,7 @@ FLOOR = 25  # events: a queue shorter than a batch is no hill
 FRAME = 4  # columns of a panel's border and padding
 
 NEXT = """\
-next: README.md, "Use it": write a configuration, then  ga4-agent check
+next: README.md, "Configure it": write a configuration, then  ga4-agent check
 play: ga4-agent emulator, with device_configs/demo.toml, which says how"""
 
 

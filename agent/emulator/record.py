@@ -98,10 +98,17 @@ class Record:
         self._counted_events = 0
 
     def open(self) -> None:
-        """Open the file; OSError if that cannot be done."""
-        if self._path is not None:
+        """Open the file; OSError, with what to do, if that cannot be done."""
+        if self._path is None:
+            return
+        try:
             # Unbuffered: a reader sees each line at once, and whole.
             self._file = FileIO(self._path, "a")
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot record into {self._path}: {error.strerror}; choose another with --record",
+            ) from error
 
     def close(self) -> None:
         """Close the file; what is in memory stays."""

@@ -127,7 +127,7 @@ def test_requeued_letters_are_delivered_once(make_daemon, setup, emulator):
     daemon = make_daemon(setup)
     daemon.start()
     assert done(daemon, "dead", "requeue", "--reason", "another") == (
-        "found no dead letters to requeue\n"
+        "found no dead letter that died of another\n"
     )
     assert done(daemon, "dead", "requeue", "--reason", "refused 400") == "requeued 60 events\n"
     books = daemon.drained()
@@ -190,7 +190,9 @@ def test_pause_holds_events_back_and_resume_or_a_restart_lets_them_go(make_daemo
     said = done(daemon, "flush", status=1)
     assert said == "delivery is paused: nothing leaves before ga4-agent resume\n"
     said = done(daemon, "drain", "--timeout", "1 h", status=1)
-    assert said.startswith("cannot empty the queue: 5 events left: paused - delivery was paused by hand")
+    assert said.startswith(
+        "cannot empty the queue: 5 events left: paused - delivery was paused by hand"
+    )
     assert not emulator.events()
     assert "5 events waiting" in done(daemon, "resume")
     daemon.drained()
@@ -222,6 +224,23 @@ def test_drain_urges_the_daemon_on_until_its_queue_is_empty(make_daemon, setup, 
     emulator.recover()
     assert done(daemon, "drain") == "the queue is empty: delivered 5 events\n"
     assert sorted(ids_of(emulator.events())) == list(range(5))
+
+
+def test_drain_waits_for_what_lies_in_the_spool_folder_of_a_running_daemon(
+    make_daemon, setup, emulator
+):
+    daemon = make_daemon(setup)
+    daemon.start()
+    spool = setup.state / "spool"
+    until(spool.exists, "the spool folder")
+    (spool / ".new").write_text('{"name": "tap", "params": {"id": 1}}')  # without an end of line
+    (spool / ".new").rename(spool / "a.ndjson")
+    assert done(daemon, "drain").startswith("the queue is empty: delivered ")
+    assert ids_of(emulator.events()) == [1]
+    (spool / "b.json").mkdir()
+    said = done(daemon, "drain", "--timeout", "1 h", status=1)
+    assert "1 file in the spool folder left: cannot read " in said
+    assert "b.json: found a folder, expected a file" in said
 
 
 def test_drain_empties_the_queue_of_a_daemon_that_is_stopped(make_daemon, setup, emulator):

@@ -145,7 +145,7 @@ def test_an_app_stream_has_the_devices_app_instance_id(run_map):
 def test_a_message_that_is_no_event_is_a_dead_letter_with_the_reason(run_map, as_json):
     code, output = run_map("--topic", "kiosk/12/vend", "--payload", '{"visitor":"v-7"}')
     assert code == 1
-    assert "no event, but a dead letter: params.price: found nothing at json.price" in output
+    assert "becomes no event, but a dead letter: params.price: found nothing at" in output
     assert "v-7" not in output
     code, document = as_json("kiosk/12/vend", '{"visitor":"v-7"}')
     assert code == 1
@@ -160,6 +160,16 @@ def test_of_an_array_the_good_events_and_the_bad_ones_are_shown_and_the_status_i
     assert code == 1
     assert [event["name"] for event in document["events"]] == ["a"]
     assert [told["fieldPath"] for told in document["rejected"]] == ["[1]"]
+
+
+def test_of_an_array_people_are_told_which_element_becomes_what(run_map):
+    payload = '[{"name":"a"},{"nmae":"b"},{"name":"c"}]'
+    code, output = run_map("--topic", "plain", "--payload", payload)
+    assert code == 1
+    _, bad, good, *_ = output.splitlines()
+    assert bad.startswith("element 2 becomes a dead letter: [1]: found the unknown key 'nmae'")
+    assert bad.endswith("; did you mean name?")
+    assert good == "the rest becomes 2 events"
 
 
 def test_a_retained_message_is_ignored_unless_the_subscription_wants_it(run_map, as_json):

@@ -18,6 +18,7 @@ from tests.waiting import PATIENCE
 
 SECRET = "s3cr3t-0815-ÄÖ"
 NOBODY = 65534
+NONE = "main  found no secret; run: ga4-agent secret set main\n"
 ROOT = Path(__file__).parents[2]
 STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\n'
 OTHER = '[stream.other]\nmeasurement_id = "G-ABCDE12346"\n'
@@ -107,6 +108,9 @@ def test_what_editors_and_echo_add_is_stripped(config, file):
         (b"marker\xff", "found text that is not UTF-8"),
         (b"marker" * 1000, "found more than 4 KiB"),
         (b"marker" * 100_000, "found more than 4 KiB"),
+        (b"G-ABCDE12345", "found a measurement id, expected the api_secret (Admin > Data streams"),
+        (b"1:1234567890:android:0a1b2c", "found a Firebase app id, expected the api_secret"),
+        (b"marker marker", "found a space in it, expected the api_secret"),
     ],
 )
 def test_what_can_be_no_secret_is_refused_and_the_old_one_stays(config, file, raw, told):
@@ -260,7 +264,8 @@ def test_at_a_terminal_bytes_that_are_no_text_are_refused_without_a_traceback(co
 
 def test_at_a_terminal_it_can_be_given_up(config, file):
     status, shown = at_a_terminal(config, b"mark\x03")
-    assert status != 0
+    assert status == 130
+    assert "nothing written" in shown
     assert "Traceback" not in shown
     assert not file.exists()
 
@@ -300,7 +305,10 @@ def test_each_stream_has_its_line_and_one_without_a_secret_is_1(config):
     assert put(config, "main").exit_code == 0
     ended = fingerprint(config)
     assert ended.exit_code == 1
-    assert ended.stdout == f"main  {Secret(SECRET).fingerprint}\nother  found no secret\n"
+    assert ended.stdout == (
+        f"main   {Secret(SECRET).fingerprint}\n"
+        "other  found no secret; run: ga4-agent secret set other\n"
+    )
     assert fingerprint(config, "main").exit_code == 0
     as_json = fingerprint(config, "--json")
     assert json.loads(as_json.stdout) == {"main": Secret(SECRET).fingerprint, "other": None}
@@ -354,7 +362,7 @@ def test_a_named_file_that_cannot_be_used_is_no_reason_to_show_another_secret(co
     assert put(config).exit_code == 0
     write(config, f'{STREAM}api_secret_file = "{tmp_path}/none"\n')
     ended = fingerprint(config)
-    assert (ended.exit_code, ended.stdout) == (1, "main  found no secret\n")
+    assert (ended.exit_code, ended.stdout) == (1, NONE)
     assert f"cannot use {tmp_path}/none: found no such file" in ended.stderr
 
 
@@ -362,7 +370,7 @@ def test_a_credential_that_can_be_no_secret_is_told(config, file):
     file.parent.mkdir()
     file.write_text("marker\nmarker")
     ended = fingerprint(config)
-    assert (ended.exit_code, ended.stdout) == (1, "main  found no secret\n")
+    assert (ended.exit_code, ended.stdout) == (1, NONE)
     assert f"cannot use {file}: found several lines" in ended.stderr
     assert "marker" not in ended.output
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_events_come_in_their_order_with_their_sources(watch):
 def test_what_is_refused_is_shown_with_the_reason(watch):
     told = watch(message({"name": "vend", "prams": {}}))
     assert re.fullmatch(
-        r" {8}  http   refused: found the unknown key 'prams', expected .*\n", told.stdout
+        TIME + r"  http   refused: found the unknown key 'prams', expected .*\n", told.stdout
     )
 
 
@@ -81,7 +82,7 @@ def test_where_it_is_wrong_is_said(watch):
     told = watch(message([{"name": "a"}, {"name": 1}]))
     taken, refused = told.stdout.splitlines()
     assert taken.split()[2:4] == ["main", "a"]
-    assert refused.split(maxsplit=1)[1] == (
+    assert refused.split(maxsplit=2)[2] == (
         "refused: [1].name: found a number, expected the event's name"
     )
 
@@ -90,7 +91,7 @@ def test_a_dead_letter_is_shown_with_why(watch):
     told = watch(message(b"nonsense", source="mqtt", answerable=False))
     letter, why = told.stdout.splitlines()
     assert re.fullmatch(TIME + r"  mqtt   dead letter: malformed", letter)
-    assert re.fullmatch(r" {8}  mqtt   why: found no JSON: .*", why)
+    assert re.fullmatch(TIME + r"  mqtt   why: found no JSON: .*", why)
 
 
 def test_programs_get_one_json_object_a_line(watch):
@@ -107,6 +108,7 @@ def test_programs_get_one_json_object_a_line(watch):
     assert [item["name"] for item in taken["items"]] == ["größe"]
     assert taken["rejected"] == refused["items"] == []
     assert refused["rejected"][0]["validationCode"] == "VALUE_INVALID"
+    assert all(datetime.fromisoformat(line["time"]) for line in (taken, refused, dead))
     assert dead["items"][0]["reason"] == "malformed"
 
 
@@ -134,8 +136,14 @@ def test_nothing_that_comes_in_reaches_the_terminal_as_a_command(watch, options)
 
 
 def test_a_long_line_is_not_broken(watch):
-    told = watch(message({"name": "x", "params": {"x": "y " * 500}}))
+    told = watch(message({"name": "x", "params": {f"x{n}": "y" * 100 for n in range(20)}}))
     assert len(told.stdout.splitlines()) == 1
+
+
+def test_a_long_value_is_cut_for_people_and_not_for_programs(watch):
+    text = message({"name": "x", "params": {"x": "y" * 2000, "z": 1}})
+    assert watch(text).stdout.endswith(f'x  {{"x": "{"y" * 199}…, "z": 1}}\n')
+    assert "y" * 2000 in watch(text, options=["--json"]).stdout
 
 
 def test_it_ends_with_1_when_the_daemon_ends(watch):
