@@ -2,15 +2,17 @@
 
 An event travels through the folders in this order:
 
-    intake      the sources (mqtt, http) and the one door that all events come in by
+    intake      the sources (http, mqtt, spool), how a message is read, mapped and completed,
+                and the one door that all events come in by
     queue       the queue on disk, and the ledger that counts in the same transaction
     delivery    the shipper, its backoff, and the one transport that leads out
-    ga4         what intake and delivery agree on: batches, requests, outcomes; pure, no I/O
+    ga4         what intake and delivery agree on: rules, requests, outcomes; pure, no I/O
 
 Beside them: ``event`` (what travels), ``clock`` (when it happened), ``config`` (TOML to frozen
-dataclasses), ``service`` (the only place that wires the parts together), ``status`` (what
-people and programs are told), ``cli`` (the only code that prints) and ``emulator`` (a local
-GA4 for tests and the demo).
+dataclasses), ``wiring`` (the only place that knows configuration and parts), ``service`` (the
+parts at work), ``daemon`` (the process around them), ``upkeep`` and ``drain`` (what people do
+to the queue), ``status`` (what they are told), ``cli`` (the only code that prints) and
+``emulator`` (a local GA4 for tests and the demo).
 
 Imports point downwards: cli, service, intake and delivery, queue and ga4, event and clock.
 """
