@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 
@@ -134,8 +135,11 @@ class Agent:
 
     def _kept(self):
         """Everything in the state directory and the log."""
-        files = [path for path in self.daemon.setup.state.rglob("*") if path.is_file()]
-        return b"".join(path.read_bytes() for path in files) + self.daemon.log.encode()
+        kept = self.daemon.log.encode()
+        for path in self.daemon.setup.state.rglob("*"):
+            with suppress(OSError):  # folders, sockets, and files that were just renamed
+                kept += path.read_bytes()
+        return kept
 
 
 @pytest.fixture

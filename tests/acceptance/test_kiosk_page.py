@@ -55,7 +55,8 @@ def kiosk(setup, make_daemon):
 
 
 def of_kiosk(setup, http: dict) -> str:
-    text = with_keys((FOLDER / "kiosk.toml").read_text(), "", state_directory=str(setup.state))
+    own = (FOLDER / "kiosk.toml").read_text().replace("G-XXXXXXXXXX", setup.measurement_id)
+    text = with_keys(own, "", state_directory=str(setup.state))
     text = with_keys(text, "stream.main", endpoint=setup.endpoint)
     return with_keys(text, "http", listen=f"127.0.0.1:{setup.http_port}", **http)
 
