@@ -1,5 +1,6 @@
 """persist-queue's own tests of SQLiteAckQueue pass against EventQueue."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -35,6 +36,9 @@ def test_upstreams_own_tests_pass(upstream, case):
     suite = unittest.defaultTestLoader.loadTestsFromTestCase(getattr(upstream, case))
     assert suite.countTestCases() > 10
     result = unittest.TestResult()
+    number = suite.countTestCases()
     suite.run(result)
+    del suite
+    gc.collect()  # here: in another test's thread SQLite would refuse to close what is left open
     assert [text for _, text in result.failures + result.errors] == []
-    assert result.testsRun == suite.countTestCases()
+    assert result.testsRun == number
