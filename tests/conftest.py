@@ -12,6 +12,14 @@ from agent.queue.event_queue import EventQueue
 STAMP = Stamp(wall_us=1_800_000_000_000_000, boot_us=1_000_000, boot_id="boot", trusted=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_state_of_this_machine(tmp_path_factory) -> Iterator[None]:
+    """Where an agent is installed, a broken configuration falls back on that one's last good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.getbasetemp() / "no-state"))
+        yield
+
+
 @pytest.fixture
 def make_event() -> Callable[..., Event]:
     numbers = itertools.count(1)

@@ -76,6 +76,7 @@ class Daemon:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
             "GA4_API_SECRET": SECRET,
+            "STATE_DIRECTORY": str(directory / "no-state"),  # not that of an agent of this machine
         }
         self.bugs_expected = False
         self.write(setup.toml())
