@@ -407,7 +407,7 @@ def test_a_stop_is_heard_where_there_is_no_document_for_long(spool, taken, tmp_p
         ("x.json", tap(1) + b"\n" + tap(2), "found no JSON: Extra data at line 2"),
         ("x.json", b'{"name":"secret-7731\xff"}', "no UTF-8"),
         ("x.json", b'[{"secret-7731":NaN}]', "found the number NaN"),
-        ("x.json", b"[" * 1000, "nested deeper than"),
+        ("x.json", b"[" * 1000 + b"]" * 1000, "nested deeper than"),
         ("x.json", b'["secret-7731"]'.ljust(4 * 2**20 + 1), "found more than 4 MiB, expected less"),
         ("x.json", b"7", "found JSON that is no object, expected events"),
         ("x.json", b'[{"name":"tap"},"secret-7731"]', "found JSON that is no object in an array"),
