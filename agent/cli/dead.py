@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, LIMIT, OUTPUT, ROWS_AS_JSON, YES
 
 REASON = click.option("--reason", metavar="REASON", help="Only those that died of just this.")
 
@@ -28,10 +28,8 @@ def command() -> None:
 
 @command.command("list")
 @_filtered
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="At most so many. Default: 20; with --json, all."
-)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array for programs.")
+@LIMIT
+@ROWS_AS_JSON
 def list_(config: Path | None, reason: str | None, *, limit: int | None, as_json: bool) -> None:
     """Show the dead letters and why they died, the oldest first.
 
@@ -45,11 +43,7 @@ def list_(config: Path | None, reason: str | None, *, limit: int | None, as_json
 
 @command.command()
 @_filtered
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A new file to write to. Default: standard output.",
-)
+@OUTPUT
 def export(config: Path | None, reason: str | None, output: Path | None) -> None:
     """Write the dead letters as NDJSON; they stay where they are.
 
@@ -81,7 +75,7 @@ def requeue(config: Path | None, reason: str | None) -> None:
 
 @command.command()
 @_filtered
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 def purge(config: Path | None, reason: str | None, *, yes: bool) -> None:
     """Drop dead letters for good; they are counted as purged.
 

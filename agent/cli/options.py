@@ -11,6 +11,16 @@ CONFIG = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The configuration file. Default: $GA4_AGENT_CONFIG, else /etc/ga4-agent/agent.toml.",
 )
+LIMIT = click.option(
+    "--limit", type=click.IntRange(min=1), help="At most so many. Default: 20; with --json, all."
+)
+ROWS_AS_JSON = click.option("--json", "as_json", is_flag=True, help="A JSON array for programs.")
+OUTPUT = click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file to write to. Default: standard output.",
+)
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def state_of(config: Path | None) -> Path:

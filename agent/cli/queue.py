@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.options import CONFIG
+from agent.cli.options import CONFIG, LIMIT, OUTPUT, ROWS_AS_JSON, YES
 
 STREAM = click.option("--stream", metavar="NAME", help="Only events of this stream.")
 NAME = click.option("--name", metavar="NAME", help="Only events with this name.")
@@ -28,10 +28,8 @@ def command() -> None:
 
 @command.command("list")
 @_filtered
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="At most so many. Default: 20; with --json, all."
-)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array for programs.")
+@LIMIT
+@ROWS_AS_JSON
 def list_(
     config: Path | None, stream: str | None, name: str | None, *, limit: int | None, as_json: bool
 ) -> None:
@@ -47,11 +45,7 @@ def list_(
 
 @command.command()
 @_filtered
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A new file to write to. Default: standard output.",
-)
+@OUTPUT
 def export(config: Path | None, stream: str | None, name: str | None, output: Path | None) -> None:
     """Write the events that wait as NDJSON; they stay in the queue.
 
@@ -68,7 +62,7 @@ def export(config: Path | None, stream: str | None, name: str | None, output: Pa
 
 @command.command()
 @_filtered
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 def purge(config: Path | None, stream: str | None, name: str | None, *, yes: bool) -> None:
     """Drop events that wait: they are lost for good, and counted as purged.
 
