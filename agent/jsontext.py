@@ -52,6 +52,20 @@ def canonical(value: Any) -> str:
     )
 
 
+def kind_of(value: Any) -> str:
+    """What was found, without its content: contents can be ids."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "a text" if value else "an empty text"
+    if isinstance(value, int | float):
+        return "a number"
+    kind = "object" if isinstance(value, Mapping) else "array"
+    return f"an {kind}" if value else f"an empty {kind}"
+
+
 def frozen(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A read-only view: what is shared between threads must not change."""
     return value if isinstance(value, MappingProxyType) else MappingProxyType(dict(value))

@@ -32,7 +32,7 @@ class Policy:
     ``single_event``: `events` may be one event in place of a list of one.
     ``user_data_needs_user_id``: older copies of UID demand it, the present one recommends it.
     ``reserved_events``, ``event_prefixes``: names reserved beyond REF's, such as those of NAM.
-    ``own_keys``: keys of an event that are taken out before it is sent.
+    ``own_keys``: keys of an event or a body that are taken out before it is sent.
     """
 
     ga360: bool = False

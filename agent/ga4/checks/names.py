@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from agent.ga4.checks.values import Violations, broken, kind_of, missing
+from agent.ga4.checks.values import Violations, broken, missing
 from agent.ga4.policy import Conditions
 from agent.ga4.rules import limits, names
 from agent.ga4.violation import Code, Place, Rule, Violation
+from agent.jsontext import kind_of
 
 
 def event_name(name: Any, place: Place, conditions: Conditions) -> Violations:

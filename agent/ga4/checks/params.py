@@ -19,6 +19,7 @@ from agent.ga4.rules.recommended import (
     Recommended,
 )
 from agent.ga4.violation import Code, Place, Rule, Violation
+from agent.jsontext import kind_of
 
 
 def event(value: Any, place: Place, conditions: Conditions) -> Violations:
@@ -93,7 +94,7 @@ def _param(
     elif name in TEXTS and name in described.params:
         yield from values.text(value, place, policy.param_value_max, policy)
     else:
-        yield from values.scalar(value, place, _longest(name, policy), policy)
+        yield from values.scalar(value, place, longest(name, policy), policy)
 
 
 def _is_amount(name: str, params: Mapping[str, Any], described: Recommended) -> bool:
@@ -103,7 +104,8 @@ def _is_amount(name: str, params: Mapping[str, Any], described: Recommended) -> 
     return name in NUMBERS and name in described.params
 
 
-def _longest(name: str, policy: Policy) -> int | None:
+def longest(name: str, policy: Policy) -> int | None:
+    """Characters that the text of an event's param may have; None for any number."""
     if name in limits.PARAMS_OF_ANY_LENGTH:
         return None
     return max(policy.param_value_max, limits.PARAM_VALUE_EXCEPTIONS.get(name, 0))
@@ -115,7 +117,7 @@ def _session_id(value: Any, place: Place, policy: Policy) -> Violations:
     elif isinstance(value, bool) or not _names_session(value):
         yield broken(
             place, Rule.FORM,
-            f"found {values.kind_of(value)} of another form, expected a positive whole number "
+            f"found {kind_of(value)} of another form, expected a positive whole number "
             "or the session's cookie",
         )  # fmt: skip
 

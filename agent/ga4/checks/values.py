@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +10,7 @@ from agent.ga4.currencies import CURRENCIES
 from agent.ga4.policy import Policy
 from agent.ga4.rules.limits import WHOLE_NUMBER_MAX
 from agent.ga4.violation import Code, Place, Rule, Violation
+from agent.jsontext import kind_of
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -21,19 +22,6 @@ def broken(
 ) -> Violation:
     """A violation, of Google's most common code unless said."""
     return Violation(place=place, rule=rule, code=code, description=description)
-
-
-def kind_of(value: Any) -> str:
-    """What was found, without its content: contents can be ids."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, str):
-        return "a text" if value else "an empty text"
-    if is_number(value):
-        return "a number"
-    return "an object" if isinstance(value, Mapping) else "an array"
 
 
 def is_number(value: Any) -> bool:

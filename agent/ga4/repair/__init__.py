@@ -1,0 +1,13 @@
+"""Repair: what GA4 would cut, drop or misread is mended beforehand, and counted. Pure.
+
+conversion   a value as another one that means the same
+edits        changes to a body, on copies
+mender       what becomes of each violation
+room         which params give way when there are over 25
+event        all of it for an event
+"""
+
+from agent.ga4.repair.event import Repaired, repair
+from agent.ga4.repair.kind import Kind
+
+__all__ = ["Kind", "Repaired", "repair"]
