@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Literal
@@ -38,6 +38,19 @@ class Stamp:
     boot_us: int
     boot_id: str
     trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BootRow:
+    """What is kept of one boot, to repair its stamps later.
+
+    ``boot_id``: the kernel's id of it; ``number``: the boots in their order; ``state``: JSON, which
+    only the history of the boots understands.
+    """
+
+    boot_id: str
+    number: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +95,6 @@ class Sender:
         """Equal for senders whose events may share a request, different for all others."""
         return canonical(self.body)
 
-    def over(self, device: "Sender") -> "Sender":
-        """This sender if it is named; else the device, with what was said put over it.
-
-        Nothing of the device is added to an id that somebody else made.
-        """
-        if self.named:
-            return self
-        said = {
-            name: value
-            for name in ("user_id", "user_properties", "consent", "device", "location", "rest")
-            if (value := getattr(self, name))
-        }
-        return replace(device, **said)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
@@ -103,6 +102,11 @@ class Stream:
 
     Either ``measurement_id`` (web) or ``firebase_app_id`` (app) is set. ``accept_body`` lets a
     server container answer 2xx with a body. Without a secret nothing can be delivered.
+
+    ``late``: what becomes of events that GA4 would move in time. ``on_uncertain``: whether an
+    event that may have been counted is sent again. ``uncertain_time``: whether events say by how
+    much their time may be wrong. ``traffic_type``: put on every event. ``event_id``: sent as a
+    param.
     """
 
     name: str
@@ -111,6 +115,11 @@ class Stream:
     firebase_app_id: str | None = None
     secret: Secret | None = field(default=None, repr=False)
     accept_body: bool = False
+    late: Literal["dead", "restamp", "send"] = "dead"
+    on_uncertain: Literal["repeat", "lose"] = "repeat"
+    uncertain_time: bool = True
+    traffic_type: str | None = None
+    event_id: bool = True
 
     @property
     def lacks(self) -> str:
@@ -127,13 +136,22 @@ class Stream:
         return self.firebase_app_id is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """When a sitting began whose session_id is not known yet, and of which client it is one."""
+
+    client: str
+    start: Stamp
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One event, as it lies in the queue.
 
-    ``time_us`` is the publisher's own time in microseconds (``timestamp_micros``), if it gave
-    one. ``event_id``, ``session``, ``actor`` and ``priority`` steer the agent and are never
-    sent under these names.
+    ``time_us`` is the time in microseconds that a publisher elsewhere gave; it is sent as it is,
+    while ``stamp`` is corrected with this device's clock. ``sitting`` is that of an event whose
+    session_id is found when it leaves. ``session``, ``actor`` and ``priority`` steer the agent and
+    are never sent.
     """
 
     name: str
@@ -146,6 +164,7 @@ class Event:
     time_us: int | None = None
     session: Literal["start", "end"] | None = None
     actor: str | None = None
+    sitting: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,22 +124,6 @@ def test_the_key_does_not_depend_on_the_order_in_which_things_were_said():
     assert one.key == other.key
 
 
-@given(senders, senders)
-def test_nothing_of_the_device_is_added_to_a_named_sender(sender, device):
-    if sender.named:
-        assert sender.over(device) is sender
-
-
-@given(senders, senders)
-def test_an_unnamed_sender_is_the_device_with_what_was_said_over_it(sender, device):
-    if sender.named:
-        return
-    merged = sender.over(device)
-    assert (merged.client_id, merged.app_instance_id) == (device.client_id, device.app_instance_id)
-    for name in ("user_id", "user_properties", "consent", "device", "location", "rest"):
-        assert getattr(merged, name) == (getattr(sender, name) or getattr(device, name))
-
-
 @pytest.mark.parametrize(
     ("fields", "is_app"), [({"measurement_id": "G-1"}, False), ({"firebase_app_id": "1:2"}, True)]
 )

@@ -19,37 +19,45 @@ FREE = {
     "routes",
     "rights",
     "topic",
+    "hardware",
 }
 
 # For each part: the parts it may import, beside itself.
 ALLOWED = {
     **{name: set() for name in FREE},
     "event": {"jsontext", "secret"},
-    "template": {"jsontext"},
-    "clock": {"event"},
+    "converters": {"jsontext"},
+    "template": {"jsontext", "converters"},
+    "anchor": set(),
+    "clock": {"event", "anchor"},
+    "boots": {"event", "anchor"},
+    "boot_book": {"event", "anchor", "boots", "clock"},
     "stepwise": {"atomic_file", "clock"},
+    "machine": {"hardware"},
     "ownership": set(),
-    "config": {"units", "secret", "template", "topic"},
-    "ga4": {"event", "jsontext"},
+    "config": {"units", "secret", "template", "topic", "converters", "ga4"},
+    "ga4": {"event", "jsontext", "anchor"},
     "queue": {"event", "jsontext"},
     "intake": {
         "event", "clock", "jsontext", "secret", "ga4", "queue", "stepwise", "progress",
-        "atomic_file", "units", "template", "topic",
+        "atomic_file", "units", "template", "topic", "hardware", "converters",
     },
     "delivery": {
-        "event", "clock", "ga4", "queue", "bell", "progress", "stepwise", "urequests",
+        "event", "clock", "ga4", "queue", "bell", "progress", "stepwise", "urequests", "anchor",
     },
     "control": {"progress", "intake", "jsontext"},
     "recent": {"intake"},
     "worker": {"progress", "intake"},
     "crew": {"delivery", "intake", "worker"},
-    "status": {"clock", "delivery", "event", "queue", ""},
+    "status": {"clock", "delivery", "event", "ga4", "queue", ""},
+    "doctor": {"anchor", "event", "ga4", "queue", "status", "units"},
     "boot_config": {"atomic_file", "config"},
     "upkeep": {"control", "event", "ownership", "queue", "rights"},
-    "emulator": set(),
+    "emulator": {"ga4", "jsontext"},
+    "live": {"event", "ga4", "jsontext", "urequests"},
 }  # fmt: skip
 TOPS = {"wiring", "service", "daemon", "drain", "cli", "demo", "__main__", ""}
-PURE = {"ga4", "event", "jsontext", "template", "topic"}
+PURE = {"ga4", "event", "jsontext", "converters", "template", "topic", "anchor", "boots", "doctor"}
 IO = {"socket", "sqlite3", "threading", "subprocess", "os", "time", "random", "pathlib", "requests"}
 
 

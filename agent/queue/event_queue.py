@@ -7,26 +7,31 @@ write. Acknowledged rows are deleted. A dead letter has upstream's status 9.
 
 import contextlib
 import hashlib
+import logging
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from persistqueue import SQLiteAckQueue
 
-from agent.event import Event, Priority, RawMessage
+from agent.event import NOTHING, BootRow, Event, Priority, RawMessage, Stamp
 from agent.queue import schema, serializer
 from agent.queue.ballast import SIZE as BALLAST_SIZE
 from agent.queue.ballast import Ballast
+from agent.queue.bounded import Bounded, Bounds
+from agent.queue.days import CLIENT, KEPT, DayRow, Days, Near, limits, nearness, place_of, read_days
 from agent.queue.group_commit import Declined, GroupCommit, Transaction
 from agent.queue.lanes import Lane, Lanes
-from agent.queue.ledger import Books, Ledger
+from agent.queue.ledger import Books, Ledger, Sent
 from agent.queue.pages import DEAD, READY, Page, Selection, read_page
 from agent.queue.serializer import DamagedRow
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,6 +45,10 @@ GIVE_BACK = 64  # pages given back with each acknowledgement: 25 usual events fr
 PURGE_GIVE_BACK = 512  # likewise with each page of a purge: it frees about 300
 EMPTY = 32 * 1024  # bytes of the file without rows, roughly
 ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
+STAMP_TRIES = 5  # rows that may be damaged, where the newest stamp is looked for
+FIGURES_FOR = 60.0  # seconds for which figures hold that cost a look at all days
+COUNTS = ("repaired.", "noted.", "refused.")  # what may be counted beside events, by kind
+PURGED, UNCERTAIN = "dropped.purged", "dropped.uncertain"
 
 
 class QueueFull(Declined):
@@ -75,6 +84,29 @@ class SourceState:
     source: str
     key: str
     value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What is known of a client's sitting; ``state`` begins with a number of fixed width that rises.
+
+    A state that is not greater than the stored one, as text, is not written: it is an older one.
+    """
+
+    client: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """By what something is known again: the digest of what it is called, and that of its content.
+
+    ``digest`` is empty where being called the same is being the same.
+    """
+
+    kind: Literal["event_id", "mqtt", "transaction"]
+    key: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +159,10 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._on_ready = on_ready
         self._trouble = ""  # the state word of the last commit's failure; empty when it worked
         self._ledger = Ledger()
+        bounds = Bounds.within(max_bytes - RESERVE)
+        self._bounded = Bounded(bounds)
+        self._days = Days(names=bounds.names, clients=bounds.clients)
+        self._figures: tuple[float, list[Near]] | None = None
         self._lanes = Lanes(waiting=self._waiting)
         self._oldest_id = 0  # below it are only dead letters, which may be many
         self._oldest_lock = threading.Lock()
@@ -161,6 +197,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             queue._check()
             queue._ballast = Ballast(directory=directory, wal=directory / f"{FILE_NAME}-wal")
             queue._ballast.fill()
+            queue._drop_uncertain()
         except sqlite3.DatabaseError as error:
             raise _unusable(error) from error
         return queue
@@ -168,17 +205,33 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     # -- what the agent calls ---------------------------------------------------------------
 
     def put_many(
-        self, items: Sequence[Event | RawMessage], *, state: Sequence[SourceState] = ()
+        self,
+        items: Sequence[Event | RawMessage],
+        *,
+        state: Sequence[SourceState] = (),
+        sessions: Sequence[SessionState] = (),
+        seen: Sequence[Seen] = (),
+        boots: Sequence[BootRow] = (),
+        counts: Mapping[str, int] = NOTHING,
     ) -> None:
-        """Commit events (and raw messages, as dead letters) with the source's state.
+        """Commit events (and raw messages, as dead letters) with all that must not part from them.
 
-        When it returns they are on the disk. Raises QueueFull, StorageError; then nothing is.
+        ``counts``: to be added to the ledger, as ``repaired.KIND``, ``noted.KIND`` and
+        ``refused.REASON``. When it returns all is on the disk. Raises QueueFull, StorageError;
+        then nothing is.
         """
         rows = [self._row(item) for item in items]
+        _expect_counts(counts)
         if not self._has_room(rows):
             self._trouble = "disk_full"
             raise StorageError("disk_full", "cannot take events: the disk is full")
-        self._durably(lambda transaction: self._insert(transaction, rows, state))
+
+        def work(transaction: Transaction) -> None:
+            self._insert(transaction, rows, [place_of(item) for item in items])
+            transaction.changes.update(counts)
+            self._put_beside(transaction.connection, state, sessions, seen, boots)
+
+        self._durably(work)
         self._now_ready(Counter((row[3], row[5]) for row in rows if row[2] < READY))
 
     def lease(
@@ -204,13 +257,52 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """How many events of the stream wait and are not leased."""
         return self._lanes.ready(stream)
 
-    def ack_many(self, ids: Sequence[int], *, traffic: Traffic = Traffic()) -> None:
-        """Forget events that were delivered. Raises StorageError; they then stay leased."""
+    def mark_sending(self, ids: Sequence[int]) -> None:
+        """Commit that leased events are about to be sent, and must not be sent twice.
+
+        Those that still are so at the next start are dropped as uncertain. Raises StorageError.
+        """
+        self._mark_sending(ids, 1)
+
+    def unmark_sending(self, ids: Sequence[int]) -> None:
+        """Commit that they were not sent after all. Raises StorageError."""
+        self._mark_sending(ids, 0)
+
+    def ack_many(
+        self,
+        ids: Sequence[int],
+        *,
+        traffic: Traffic = Traffic(),
+        sent: Sequence[Sent] = (),
+        counts: Mapping[str, int] = NOTHING,
+    ) -> None:
+        """Forget events that were delivered. Raises StorageError; they then stay leased.
+
+        ``sent``: as what each of them left, in the order of ``ids``; without it they are counted
+        on the day of their stamps. ``counts``: as in ``put_many``.
+        """
+        _expect_counts(counts)
+        if sent and len(sent) != len(ids):
+            raise ValueError(f"cannot count what was sent: found {len(sent)}, expected {len(ids)}")
 
         def work(transaction: Transaction) -> None:
-            deleted = self._each(transaction, f"DELETE FROM {self._table} WHERE _id = ?", ids)
+            if sent:
+                deleted = self._forget_sent(transaction, ids, sent)
+            else:
+                deleted = self._leave(transaction, ids, "sent")
             transaction.changes.update({"sent": deleted, "queued": -deleted} | _costs(traffic))
+            transaction.changes.update(counts)
             _give_back(transaction.connection, GIVE_BACK)
+
+        self._settle(work)
+        self._lanes.forget(ids)
+
+    def drop(self, ids: Sequence[int], *, reason: str) -> None:
+        """Lose leased events for good, counted. Raises StorageError; they then stay leased."""
+
+        def work(transaction: Transaction) -> None:
+            dropped = self._leave(transaction, ids, f"dropped.{reason}")
+            transaction.changes.update({f"dropped.{reason}": dropped, "queued": -dropped})
 
         self._settle(work)
         self._lanes.forget(ids)
@@ -226,8 +318,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """Make dead letters of events: kept, with the reason. Raises StorageError."""
 
         def work(transaction: Transaction) -> None:
-            sql = f"UPDATE {self._table} SET status = {DEAD}, reason = ? WHERE _id = ? AND status < {READY}"
-            buried = self._each(transaction, sql, ids, reason)
+            change = f"UPDATE {self._table} SET status = {DEAD}, sending = 0, reason = ?"
+            buried = self._change(transaction, change, ids, "dead", reason)
             transaction.changes.update({"dead": buried, "queued": -buried} | _costs(traffic))
 
         self._settle(work)
@@ -243,7 +335,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             wanted = [row.id for row in page.rows if selection.takes(row)]
             ids = wanted if selection.dead else self._lanes.claim(lambda: self._still(wanted))
             try:
-                done = self._drop(ids, dead=selection.dead) if ids else 0
+                done = self._purge(page, ids, dead=selection.dead) if ids else 0
             except BaseException:
                 if not selection.dead:
                     self._lanes.release(ids)
@@ -284,6 +376,42 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """What the source committed with its events, by key."""
         rows = self._read("SELECT key, value FROM source_state WHERE source = ?", source)
         return dict(rows)
+
+    def session(self, client: str) -> str | None:
+        """What was last known of the client's sitting, if it is not too long ago."""
+        found = self._read("SELECT state FROM sessions WHERE client = ?", client)
+        return found[0][0] if found else None
+
+    def seen(self, kind: str) -> list[tuple[str, str]]:
+        """Keys and digests of a kind, the oldest first; see ``Seen``."""
+        with self.action_lock:
+            return self._bounded.seen(self._getter, kind)
+
+    def boots(self) -> list[tuple[str, int, str]]:
+        """Id, number and state of the newest boots, in their order."""
+        return self._read("SELECT boot_id, number, state FROM boots ORDER BY number")
+
+    def newest_stamp(self) -> Stamp | None:
+        """The stamp of what was stored last and is still there, dead letters included."""
+        sql = f"SELECT CAST(data AS BLOB) FROM {self._table} ORDER BY _id DESC LIMIT {STAMP_TRIES}"
+        for (data,) in self._read(sql):
+            if item := _undamaged(data):
+                return item.stamp
+        return None
+
+    def days(self, *, last: int = KEPT, stream: str | None = None) -> list[DayRow]:
+        """The ledger of the newest days, by day, stream and event."""
+        with self.action_lock:
+            return read_days(self._getter, last=last, stream=stream)
+
+    def nearness(self, *, apps: Collection[str] = ()) -> list[Near]:
+        """Where 80 % of one of GA4's limits is reached. ``apps``: the names of app streams."""
+        figures = self._figures
+        if figures is None or self._monotonic() - figures[0] >= FIGURES_FOR:
+            with self.action_lock:
+                figures = (self._monotonic(), limits(self._getter))
+            self._figures = figures
+        return nearness(figures[1], apps)
 
     def bury_row(self, row_id: int, *, reason: str) -> None:
         """Bury a row that may not be leased, or not there any more."""
@@ -366,6 +494,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             connection=self._putter,
             lock=self.tran_lock,
             ledger=self._ledger,
+            days=self._days,
             monotonic=self._monotonic,
         )
 
@@ -406,7 +535,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for row_id, data in foreign:
             row = self._foreign_row(data)
             transaction.connection.execute(sql, (*row, row_id))
-            transaction.changes.update({"received": 1, _counter(row): 1})
+            place = place_of(_undamaged(data), row[3], row[1])
+            _count_in(transaction, [row], [place])
 
     def _foreign_row(self, data: bytes) -> tuple[Any, ...]:
         try:
@@ -459,7 +589,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self,
         transaction: Transaction,
         rows: Sequence[tuple[Any, ...]],
-        state: Sequence[SourceState],
+        places: Sequence[tuple[str, str, str]],
     ) -> None:
         self._decline_when_full(transaction.connection, rows)
         transaction.connection.executemany(
@@ -468,10 +598,23 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
-        transaction.changes["received"] += len(rows)
-        transaction.changes.update(Counter(_counter(row) for row in rows))
+        _count_in(transaction, rows, places)
+
+    def _put_beside(
+        self,
+        connection: sqlite3.Connection,
+        state: Sequence[SourceState],
+        sessions: Sequence[SessionState],
+        seen: Sequence[Seen],
+        boots: Sequence[BootRow],
+    ) -> None:
         for entry in state:
-            _remember(transaction.connection, entry)
+            _remember(connection, entry)
+        for session in sessions:
+            self._bounded.put_session(connection, session.client, session.state)
+        for one in seen:
+            self._bounded.put_seen(connection, one.kind, one.key, one.digest)
+        self._bounded.put_boots(connection, [astuple(boot) for boot in boots])
 
     def _decline_when_full(
         self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
@@ -494,10 +637,54 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         digest = hashlib.blake2b(item.sender.key.encode(), digest_size=8).hexdigest()
         return (data, written, 0, item.stream, digest, int(item.priority), len(data), None)
 
-    @staticmethod
-    def _each(transaction: Transaction, sql: str, ids: Iterable[int], *before: Any) -> int:
-        cursor = transaction.connection.executemany(sql, [(*before, row_id) for row_id in ids])
-        return max(cursor.rowcount, 0)
+    def _mark_sending(self, ids: Sequence[int], value: int) -> None:
+        sql = f"UPDATE {self._table} SET sending = {value} WHERE _id = ? AND status < {READY}"
+        rows = [(row_id,) for row_id in ids]
+        self._settle(lambda transaction: transaction.connection.executemany(sql, rows))
+
+    def _forget_sent(
+        self, transaction: Transaction, ids: Sequence[int], sent: Sequence[Sent]
+    ) -> int:
+        sql = f"DELETE FROM {self._table} WHERE _id = ?"
+        deleted = 0
+        for row_id, one in zip(ids, sent, strict=True):
+            if not transaction.connection.execute(sql, (row_id,)).rowcount:
+                continue
+            deleted += 1
+            transaction.days[one.day, one.stream, one.name, "sent"] += 1
+            if one.client:
+                transaction.days[one.day, one.stream, one.client, CLIENT] += 1
+        return deleted
+
+    def _leave(self, transaction: Transaction, ids: Sequence[int], counter: str) -> int:
+        """Delete waiting rows, counted on their days; how many there were."""
+        return self._change(transaction, f"DELETE FROM {self._table}", ids, counter)
+
+    def _change(
+        self,
+        transaction: Transaction,
+        change: str,
+        ids: Sequence[int],
+        counter: str,
+        *before: Any,
+    ) -> int:
+        """Change waiting rows one by one, counted on their days; how many there were."""
+        # Not by RETURNING: SQLite knows that only from 3.35.
+        read = (
+            "SELECT CAST(data AS BLOB), CAST(stream AS TEXT), CAST(timestamp AS REAL) "
+            f"FROM {self._table} WHERE _id = ? AND status < {READY}"
+        )
+        changed = 0
+        for row_id in ids:
+            found = transaction.connection.execute(read, (row_id,)).fetchone()
+            if found is None:
+                continue
+            transaction.connection.execute(f"{change} WHERE _id = ?", (*before, row_id))
+            changed += 1
+            data, stream, written = found
+            place = place_of(_undamaged(data), stream, written or 0.0)
+            transaction.days[(*place, counter)] += 1
+        return changed
 
     # -- leasing ----------------------------------------------------------------------------
 
@@ -566,23 +753,49 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         sql = f"SELECT _id, stream, priority FROM {self._table} WHERE _id IN ({marks}) AND status < {READY}"
         return self._read(sql, *ids)
 
-    def _drop(self, ids: Sequence[int], *, dead: bool) -> int:
+    def _purge(self, page: Page, ids: Sequence[int], *, dead: bool) -> int:
         counter, status = ("dead", f"= {DEAD}") if dead else ("queued", f"< {READY}")
+        wanted = set(ids)
+        # Looked into before the transaction: others wait for it.
+        places = [
+            (row.id, place_of(row.item, row.stream, row.written))
+            for row in page.rows
+            if row.id in wanted
+        ]
 
         def work(transaction: Transaction) -> int:
             sql = f"DELETE FROM {self._table} WHERE _id = ? AND status {status}"
-            dropped = self._each(transaction, sql, ids)
-            transaction.changes.update({"dropped.purged": dropped, counter: -dropped})
+            dropped = 0
+            for row_id, place in places:
+                if transaction.connection.execute(sql, (row_id,)).rowcount:
+                    dropped += 1
+                    transaction.days[(*place, PURGED)] += 1
+                    transaction.days[(*place, "dead")] -= dead
+            transaction.changes.update({PURGED: dropped, counter: -dropped})
             _give_back(transaction.connection, PURGE_GIVE_BACK)
             return dropped
 
         return self._settle(work)
 
+    def _drop_uncertain(self) -> None:
+        """What was being sent when the last process ended, and must not be sent twice."""
+        sql = f"SELECT _id, stream, priority FROM {self._table} WHERE sending = 1 AND status < {READY}"
+        ids = self._lanes.claim(lambda: self._read(sql))
+        if not ids:
+            return
+        log.warning("dropping %d events: it is uncertain whether they were delivered", len(ids))
+        # If the disk refuses they stay leased, so that nobody sends them before the next start.
+        with contextlib.suppress(StorageError):
+            self.drop(ids, reason="uncertain")
+
     def _revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
         """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged."""
         sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
-        rows = [(*self._row(event), row_id) for row_id, event in events]
-        revived = transaction.connection.executemany(sql, rows).rowcount
+        revived = 0
+        for row_id, event in events:
+            if transaction.connection.execute(sql, (*self._row(event), row_id)).rowcount:
+                revived += 1
+                transaction.days[(*place_of(event), "dead")] -= 1
         transaction.changes.update({"queued": revived, "dead": -revived})
 
     def _wait_again(self, events: Sequence[tuple[int, Event]]) -> None:
@@ -600,6 +813,34 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def _read_one(self, sql: str) -> Any:
         return self._read(sql)[0][0]
+
+
+def _expect_counts(counts: Mapping[str, int]) -> None:
+    """What may be counted by others: anything else could unbalance the books."""
+    for counter in counts:
+        if not counter.startswith(COUNTS):
+            raise ValueError(f"cannot count {counter!r}: expected one of {', '.join(COUNTS)}")
+
+
+def _count_in(
+    transaction: Transaction,
+    rows: Sequence[tuple[Any, ...]],
+    places: Sequence[tuple[str, str, str]],
+) -> None:
+    """Count what is new in the file, in the ledger and on its days."""
+    transaction.changes["received"] += len(rows)
+    transaction.changes.update(Counter(_counter(row) for row in rows))
+    for row, place in zip(rows, places, strict=True):
+        transaction.days[(*place, "received")] += 1
+        if row[2] == DEAD:
+            transaction.days[(*place, "dead")] += 1
+
+
+def _undamaged(data: bytes | None) -> Event | RawMessage | None:
+    try:
+        return serializer.loads(data or b"")
+    except DamagedRow:
+        return None
 
 
 def _text(data: bytes) -> str:

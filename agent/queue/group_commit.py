@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from agent.queue.days import DayKey, Days
 from agent.queue.ledger import Ledger
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class Transaction:
 
     connection: sqlite3.Connection
     changes: Counter[str] = field(default_factory=Counter)
+    days: Counter[DayKey] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -50,11 +52,13 @@ class GroupCommit:
         connection: sqlite3.Connection,
         lock: threading.Lock,
         ledger: Ledger,
+        days: Days,
         monotonic: Callable[[], float],
     ) -> None:
         self._connection = connection
         self._lock = lock
         self._ledger = ledger
+        self._days = days
         self._monotonic = monotonic
         self._turn = threading.Condition()
         self._waiting: list[_Ticket[Any]] = []
@@ -109,6 +113,7 @@ class GroupCommit:
             for ticket in group:
                 _perform(ticket, transaction)
             Ledger.write(self._connection, transaction.changes)
+            self._days.write(self._connection, transaction.days)
             self._connection.commit()
         except BaseException:
             # SQLite may have rolled back by itself, as it does when the disk is full.

@@ -5,16 +5,27 @@ crashes. Only what moves no event may be rounded by a crash, because it waits fo
 commit: ``refused``, and the traffic of requests that failed.
 """
 
+import hashlib
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+
+from agent.event import Sender
+
+DAY_US = 86_400_000_000
+EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """The counters at one moment. ``dropped`` and ``refused`` are by reason."""
+    """The counters at one moment. ``dropped`` and ``refused`` are by reason.
+
+    ``repaired`` (what was changed so that GA4 takes it) and ``noted`` (what is worth knowing of
+    what was taken or sent) are by kind; they are no part of the balance.
+    """
 
     received: int = 0
     sent: int = 0
@@ -22,6 +33,8 @@ class Books:
     dead: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, int] = field(default_factory=dict)
     requests: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -31,6 +44,27 @@ class Books:
         """Whether every received event is accounted for, exactly."""
         known = self.sent + self.queued + self.dead + sum(self.dropped.values())
         return self.received == known
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An event as GA4 got it: the UTC day of the time that was sent, and a digest of whose it is.
+
+    The digest is short and another one each day: it counts a client, and finds nobody again.
+    """
+
+    day: str
+    stream: str
+    name: str
+    client: str
+
+    @classmethod
+    def of(cls, *, name: str, sender: Sender, stream: str, time_us: int) -> "Sent":
+        """``stream``: the one it was sent to; ``time_us``: what its timestamp_micros said."""
+        day = day_of(time_us)
+        client = sender.client_id or sender.app_instance_id or ""
+        digest = hashlib.blake2b(client.encode(), digest_size=6, key=day.encode()).hexdigest()
+        return cls(day, stream, name, digest)
 
 
 class Ledger:
@@ -78,6 +112,14 @@ class Ledger:
             return books_of(self._committed + self._waiting)
 
 
+def day_of(time_us: int) -> str:
+    """The UTC day, ``YYYY-MM-DD``, of microseconds since 1970."""
+    try:
+        return date.fromordinal(EPOCH.toordinal() + time_us // DAY_US).isoformat()
+    except (OverflowError, ValueError):  # a publisher can say any time
+        return EPOCH.isoformat()
+
+
 def books_of(counters: Mapping[str, int]) -> Books:
     """The books that these counters make; a counter that is missing is 0."""
     single = ("received", "sent", "queued", "dead", "requests", "bytes_sent", "bytes_received")
@@ -85,6 +127,8 @@ def books_of(counters: Mapping[str, int]) -> Books:
         **{name: counters.get(name, 0) for name in single},
         dropped=_by_reason(counters, "dropped."),
         refused=_by_reason(counters, "refused."),
+        repaired=_by_reason(counters, "repaired."),
+        noted=_by_reason(counters, "noted."),
     )
 
 

@@ -19,12 +19,13 @@ ID_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it lies in the file. ``reason``: why it is dead."""
+    """A row as it lies in the file. ``reason``: why it is dead; ``written``: seconds since 1970."""
 
     id: int
     stream: str
     reason: str | None
     data: bytes
+    written: float = 0.0
 
     @property
     def item(self) -> Event | RawMessage | None:
@@ -77,7 +78,8 @@ def read_page(
     status = f"status = {DEAD}" if selection.dead else f"status < {READY}"
     # A damaged page can turn a BLOB into TEXT that does not even decode, or into nothing.
     sql = (
-        "SELECT _id, CAST(stream AS TEXT), CAST(reason AS TEXT), COALESCE(CAST(data AS BLOB), x'') "
+        "SELECT _id, CAST(stream AS TEXT), CAST(reason AS TEXT), COALESCE(CAST(data AS BLOB), x''), "
+        "COALESCE(CAST(timestamp AS REAL), 0.0) "
         f"FROM {table} WHERE {status} AND _id > ? AND _id <= ? ORDER BY _id"
     )
     rows: list[Row] = []

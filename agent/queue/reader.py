@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.event import Event
+from agent.event import BootRow, Event
+from agent.queue.days import KEPT, DayRow, Near, limits, read_days
 from agent.queue.event_queue import FILE_NAME
 from agent.queue.ledger import Books, books_of
 from agent.queue.pages import ID_MAX, Row, Selection, read_page
@@ -21,11 +22,12 @@ class CannotRead(Exception):  # noqa: N818 - named after what happened
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the file says: the books, its bytes in use, and the event that waits longest."""
+    """What the file says: the books, its bytes in use, the event that waits longest, the boots."""
 
     books: Books
     used_bytes: int
     oldest: Event | None
+    boots: tuple[BootRow, ...] = ()
 
 
 class Reader:
@@ -61,6 +63,12 @@ class Reader:
         item = rows[0].item if rows else None
         return item if isinstance(item, Event) else None
 
+    @property
+    def boots(self) -> tuple[BootRow, ...]:
+        """What is known of the newest boots, in their order."""
+        sql = "SELECT boot_id, number, state FROM boots ORDER BY number"
+        return tuple(BootRow(*row) for row in self._connection.execute(sql))
+
     def rows(self, selection: Selection) -> Iterator[Row]:
         """The selected rows by rising id, a page at a time."""
         after: int | None = 0
@@ -68,6 +76,14 @@ class Reader:
             page = read_page(self._connection, TABLE, selection, after)
             yield from (row for row in page.rows if selection.takes(row))
             after = page.next
+
+    def days(self, *, last: int = KEPT, stream: str | None = None) -> list[DayRow]:
+        """The ledger of the newest days, by day, stream and event."""
+        return read_days(self._connection, last=last, stream=stream)
+
+    def limits(self) -> list[Near]:
+        """Where each stream stands; ``event_names`` as if every one were an app stream."""
+        return limits(self._connection)
 
     def count(self, selection: Selection) -> int:
         """How many rows are selected."""
@@ -99,7 +115,7 @@ def reading(directory: Path) -> Iterator[Reader]:
 def read_snapshot(directory: Path) -> Snapshot:
     """The figures of a state directory. Raises CannotRead."""
     with reading(directory) as reader:
-        return Snapshot(reader.books, reader.used_bytes, reader.oldest)
+        return Snapshot(reader.books, reader.used_bytes, reader.oldest, reader.boots)
 
 
 def owner(directory: Path) -> str:

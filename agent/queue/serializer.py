@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from agent import jsontext
-from agent.event import NOTHING, Event, Priority, RawMessage, Sender, Stamp
+from agent.event import NOTHING, Beginning, Event, Priority, RawMessage, Sender, Stamp
 from agent.jsontext import NotJson
 
 CRC_DIGITS = 8
@@ -50,6 +50,7 @@ def _fields(event: Event) -> dict[str, Any]:
         "time_us": event.time_us,
         "session": event.session,
         "actor": event.actor,
+        "sitting": event.sitting and [event.sitting.client, _stamp_fields(event.sitting.start)],
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -66,6 +67,7 @@ def _event(fields: dict[str, Any]) -> Event:
         time_us=fields.get("time_us"),
         session=fields.get("session"),
         actor=fields.get("actor"),
+        sitting=_beginning(fields["sitting"]) if "sitting" in fields else None,
     )
 
 
@@ -83,6 +85,11 @@ def _raw(fields: dict[str, Any]) -> RawMessage:
     payload = base64.b64decode(fields["raw"])
     stamp, why = _stamp(fields["stamp"]), fields.get("why", "")
     return RawMessage(fields["source"], fields["reason"], payload, stamp, why)
+
+
+def _beginning(fields: list[Any]) -> Beginning:
+    client, start = fields
+    return Beginning(client, _stamp(start))
 
 
 def _stamp_fields(stamp: Stamp) -> list[Any]:

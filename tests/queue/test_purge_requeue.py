@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from agent.event import Event, Priority, RawMessage
 from agent.queue.event_queue import FILE_NAME, EventQueue, Step, StorageError
 from agent.queue.pages import BYTES, ROWS, Selection
+from agent.queue.reader import read_snapshot
 from tests.queue.test_full_disk import full_queue, mebibytes, small_disk  # noqa: F401 - fixtures
 
 CAP = 64 * 1024 * 1024
@@ -294,7 +296,7 @@ OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
             ["put", "lease", "ack", "release", "bury", "purge", "requeue"] * 2
-            + ["purge_dead", "raw", "reopen"]
+            + ["purge_dead", "raw", "drop", "mark", "unmark", "reopen"]
         ),
         st.integers(0, 5),
         FILTERS,
@@ -303,20 +305,34 @@ OPERATIONS = st.lists(
 )
 
 
+def totals(queue):
+    """What the days add up to: received, sent, dead, and dropped by reason."""
+    rows, dropped = queue.days(), Counter()
+    for row in rows:
+        dropped.update(row.dropped)
+    received, sent, dead = (
+        sum(getattr(row, name) for row in rows) for name in ("received", "sent", "dead")
+    )
+    return received, sent, dead, dict(dropped)
+
+
 class World:
     """The queue, and what is known of each event: where it is, by its id."""
 
     def __init__(self, directory, make_event):
         self.directory, self.make_event = directory, make_event
         self.queue = EventQueue.open(directory, max_bytes=CAP)
-        self.where = {}  # by event_id: "waits", "leased", "sent", "dead"; purged: absent
+        self.where = {}  # by event_id: "waits", "leased", "sent", "dead", "dropped"; purged: absent
         self.raw = self.purged = 0
         self.leases = []
+        self.sending = set()
 
     def put(self, number):
         kinds = [("tap", "1.1"), ("vend", "2.2"), ("tap", "2.2")]
+        stamp = self.make_event().stamp
+        stamp = replace(stamp, wall_us=stamp.wall_us + number * 86_400_000_000)
         events = [
-            self.make_event(name, client=client, priority=Priority((number + i) % 3))
+            self.make_event(name, client=client, priority=Priority((number + i) % 3), stamp=stamp)
             for i, (name, client) in enumerate(kinds[:number])
         ]
         self.queue.put_many(events)
@@ -339,6 +355,14 @@ class World:
             how(ids(leased))
             self.move(leased, where)
 
+    def mark(self, how, sending):
+        """A request that starts, or one that was certainly not sent."""
+        if self.leases:
+            leased = self.leases[-1]
+            how(ids(leased))
+            keys = {row.event.event_id for row in leased}
+            self.sending = self.sending | keys if sending else self.sending - keys
+
     def purge(self, selection):
         before = self.counted()
         done, kept, _ = all_of(self.queue.purge, selection)
@@ -358,7 +382,10 @@ class World:
         self.queue.close()
         self.queue = EventQueue.open(self.directory, max_bytes=CAP)
         self.leases = []
-        self.where = {key: "waits" if at == "leased" else at for key, at in self.where.items()}
+        for key, at in self.where.items():
+            if at in ("leased", "waits"):
+                self.where[key] = "dropped" if key in self.sending else "waits"
+        self.sending = set()
 
     def look_again(self):
         """Where events are by the file, for those that are not leased or sent."""
@@ -373,10 +400,12 @@ class World:
                 assert key in rows[False], "a leased event vanished"
         found = dict.fromkeys(rows[False], "waits") | dict.fromkeys(rows[True], "dead")
         for key, at in found.items():
-            assert self.where.get(key) in (None, "leased"), "what was sent is back"
+            assert self.where.get(key) in (None, "leased"), "what was sent or dropped is back"
             self.where.setdefault(key, at)
 
     def move(self, leased, where):
+        if where in ("sent", "dead", "dropped"):
+            self.sending -= {row.event.event_id for row in leased}
         self.where |= {row.event.event_id: where for row in leased}
 
     def counted(self):
@@ -388,6 +417,10 @@ class World:
         assert books.queued == counted["waits"] + counted["leased"]
         assert books.sent == counted["sent"]
         assert books.dropped.get("purged", 0) == self.purged
+        assert books.dropped.get("uncertain", 0) == counted["dropped"]
+        assert totals(self.queue) == (books.received, books.sent, books.dead, books.dropped)
+        on_disk = read_snapshot(self.directory).books
+        assert on_disk == books, "no crash could change them"
         assert self.queue.ready("main") == counted["waits"]
 
     def do(self, operation, number, filters):
@@ -399,6 +432,11 @@ class World:
             "lease": lambda: self.lease(number),
             "ack": lambda: self.settle(self.queue.ack_many, "sent"),
             "release": lambda: self.settle(self.queue.release, "waits"),
+            "drop": lambda: self.settle(
+                lambda i: self.queue.drop(i, reason="uncertain"), "dropped"
+            ),
+            "mark": lambda: self.mark(self.queue.mark_sending, sending=True),
+            "unmark": lambda: self.mark(self.queue.unmark_sending, sending=False),
             "bury": lambda: self.settle(lambda i: self.queue.bury(i, reason="test"), "dead"),
             "purge": lambda: self.purge(waiting),
             "purge_dead": lambda: self.purge(dead),
