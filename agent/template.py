@@ -1,8 +1,10 @@
 """Texts with placeholders, which an MQTT message fills. Pure, no I/O.
 
 ``{site}``: a named wildcard of the topic. ``{json.price}``, ``{json.items.0.price}``: a field of
-the JSON payload; ``{json.price?}`` may be missing. ``{value}``: a bare payload. ``{topic}``: the
-whole topic. ``{{`` and ``}}`` are braces.
+the JSON payload; ``{json.price?}`` may be missing. ``{item.price}``: a field of the element that
+becomes an item, ``{item}`` the element itself. ``{value}``: a bare payload. ``{topic}``: the whole
+topic. ``{{`` and ``}}`` are braces. ``{json.cents:div100}`` converts (`agent.converters`), with the
+question mark of a field that may be missing before the colon: ``{json.cents?:div100}``.
 
 What a message holds is never repeated in an error: it may be an id.
 """
@@ -10,13 +12,14 @@ What a message holds is never repeated in an error: it may be an id.
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from agent import jsontext
+from agent.converters import CONVERTERS, Unfit
 
 Json = Any
-Reads = Literal["wildcard", "topic", "value", "json"]
+Reads = Literal["wildcard", "topic", "value", "json", "item"]
 
 _TOKEN: Final = re.compile(r"(\{\{|\}\})|\{([^{}]*)\}|([{}])|([^{}]+)")
 _INDEX: Final = re.compile("0|[1-9][0-9]{0,8}")
@@ -46,22 +49,30 @@ class Scope:
     """What a message fills templates with.
 
     ``wildcards``: what stood in the topic, by name. ``payload``: for ``{json.…}`` the parsed JSON,
-    for ``{value}`` what ``bare`` made of it; no subscription uses both.
+    for ``{value}`` what ``bare`` made of the text ``said``; no subscription uses both. ``item``:
+    the element of an array that becomes an item.
     """
 
     topic: str
     wildcards: Mapping[str, str]
     payload: Json = None
+    said: str = ""
+    item: Json = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """One placeholder. ``path``: the steps behind ``json``, or the name of a wildcard."""
+    """One placeholder.
+
+    ``path``: the steps behind ``json`` or ``item``, or the name of a wildcard. ``converter``: what
+    is made of what it finds, "" for nothing.
+    """
 
     text: str
     reads: Reads
     path: tuple[str, ...] = ()
     optional: bool = False
+    converter: str = ""
 
     def find(self, scope: Scope) -> Json:
         """What stands there; None for a field that is missing or null."""
@@ -74,14 +85,35 @@ class Placeholder:
                 return scope.payload
             case "json":
                 return _walk(scope.payload, self.path)
+            case "item":
+                return _walk(scope.item, self.path)
 
     def require(self, scope: Scope) -> Json:
-        """What stands there; None only if it may be missing. Raises FillError."""
+        """What stands there, converted; None only if it may be missing. Raises FillError."""
         found = self.find(scope)
         if found is None and not self.optional:
-            expected = f"a value, or {{{self.text}?}} in the mapping for one that may be missing"
+            maybe = f"{{{self.text}?{':' * bool(self.converter)}{self.converter}}}"
+            expected = f"a value, or {maybe} in the mapping for one that may be missing"
             raise FillError(f"nothing at {self.text}", expected=expected, missing=True)
-        return found
+        if found is None or not self.converter:
+            return found
+        try:
+            return CONVERTERS[self.converter](self._letters(scope) or found)
+        except Unfit as error:
+            raise FillError(f"{error.found} at {self.text}", expected=error.expected) from None
+
+    def require_text(self, scope: Scope) -> Json:
+        """The same; of a bare payload its very letters, so that 007 and 2.50 keep their zeros."""
+        return (not self.converter and self._letters(scope)) or self.require(scope)
+
+    def _letters(self, scope: Scope) -> str:
+        """A bare payload as it was said; "" for any other placeholder.
+
+        Around a number there may be blanks, which JSON does not count.
+        """
+        if self.reads != "value":
+            return ""
+        return scope.said if isinstance(scope.payload, str) else scope.said.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +123,14 @@ class Template:
     parts: tuple[str | Placeholder, ...]
 
     @classmethod
-    def read(cls, text: str, wildcards: Collection[str] | None = ()) -> "Template":
+    def read(
+        cls, text: str, wildcards: Collection[str] | None = (), *, of_item: bool = False
+    ) -> "Template":
         """Compile a text. ``wildcards``: the names that the topic gives; None if it is not known.
 
-        Raises TemplateError.
+        ``of_item``: ``{item.…}`` may stand in it. Raises TemplateError.
         """
-        return cls(tuple(_joined(_parts(text, wildcards))))
+        return cls(tuple(_joined(_parts(text, wildcards, of_item=of_item))))
 
     @property
     def constant(self) -> str | None:
@@ -149,7 +183,7 @@ def bare(text: str) -> Json:
 def _spelled(
     placeholder: Placeholder, scope: Scope, kinds: Collection[type], expected: str
 ) -> str | None:
-    value = placeholder.require(scope)
+    value = placeholder.require_text(scope)
     if value is None or isinstance(value, str):
         return value
     if type(value) not in kinds:
@@ -177,7 +211,23 @@ def _walk(value: Json, path: tuple[str, ...]) -> Json:
 # ---------------------------------------------------------------- compiling
 
 
-def _parts(text: str, wildcards: Collection[str] | None) -> Iterator[str | Placeholder]:
+def read_array(text: str) -> Placeholder:
+    """The field that holds the elements of items: ``json.products``, with or without braces.
+
+    Raises TemplateError.
+    """
+    inner = text[1:-1] if text.startswith("{") and text.endswith("}") else text
+    name = inner.removesuffix("?")
+    first, *path = name.split(".")
+    if first != "json" or not all(path):
+        expected = "the field with the array, such as json.products, or json for the whole payload"
+        raise TemplateError(_shown(inner), expected=expected)
+    return Placeholder(name, "json", tuple(path), inner.endswith("?"))
+
+
+def _parts(
+    text: str, wildcards: Collection[str] | None, *, of_item: bool
+) -> Iterator[str | Placeholder]:
     for match in _TOKEN.finditer(text):
         brace, inner, stray, plain = match.groups()
         if brace:
@@ -185,7 +235,7 @@ def _parts(text: str, wildcards: Collection[str] | None) -> Iterator[str | Place
         elif stray:
             raise _stray(stray)
         elif inner is not None:
-            yield _placeholder(inner, wildcards)
+            yield _placeholder(inner, wildcards, of_item=of_item)
         else:
             yield plain
 
@@ -215,20 +265,55 @@ def _stray(brace: str) -> TemplateError:
     )
 
 
-def _placeholder(inner: str, wildcards: Collection[str] | None) -> Placeholder:
-    name, optional = inner.removesuffix("?"), inner.endswith("?")
-    first, *path = name.split(".")
-    if first == "json":
-        if not path or not all(path):
-            expected = "a field such as {json.price} or {json.items.0.price}"
-            raise TemplateError(_shown(inner), expected=expected)
-        return Placeholder(name, "json", tuple(path), optional)
-    found = _simple(name, wildcards)
+def _placeholder(inner: str, wildcards: Collection[str] | None, *, of_item: bool) -> Placeholder:
+    # A field's name may have a colon too: only the last one is a converter's.
+    field, colon, converter = inner.rpartition(":")
+    field = field if colon else inner
+    if colon:
+        _refuse_unknown(converter, field, inner)
+    name, optional = field.removesuffix("?"), field.endswith("?")
+    found = _field(name, inner, of_item=of_item) or _simple(name, wildcards)
     if found is None:
         raise _unknown(inner, name, wildcards or ())
-    if optional:
+    if optional and found.reads not in ("json", "item"):
         raise TemplateError(_shown(inner), expected=f"{{{name}}}: only a field can be missing")
-    return found
+    return replace(found, optional=optional, converter=converter if colon else "")
+
+
+def _field(name: str, inner: str, *, of_item: bool) -> Placeholder | None:
+    first, *path = name.split(".")
+    match first:
+        case "json":
+            if not path or not all(path):
+                expected = "a field such as {json.price} or {json.items.0.price}"
+                raise TemplateError(_shown(inner), expected=expected)
+            return Placeholder(name, "json", tuple(path))
+        case "item" if not of_item:
+            expected = (
+                "a field such as {json.price}, because {item.…} is only known inside of items"
+            )
+            hint = 'items = { from = "json.ARRAY", item_id = "{item.NAME}" }'
+            raise TemplateError(_shown(inner), expected=expected, hint=hint)
+        case "item":
+            if not all(path):
+                raise TemplateError(
+                    _shown(inner), expected="{item}, or a field such as {item.price}"
+                )
+            return Placeholder(name, "item", tuple(path))
+    return None
+
+
+def _refuse_unknown(converter: str, field: str, inner: str) -> None:
+    """Refuse a converter that there is not."""
+    if converter in CONVERTERS:
+        return
+    known = ", ".join(f":{name}" for name in CONVERTERS)
+    bare = converter.removesuffix("?")
+    if bare in CONVERTERS:
+        raise TemplateError(_shown(inner), expected=f"the ? before the colon: {{{field}?:{bare}}}")
+    close = difflib.get_close_matches(bare.lower()[:_SHOWN], CONVERTERS, n=1)
+    hint = f"did you mean :{close[0]}?" if close else ""
+    raise TemplateError(_shown(inner), expected=f"a converter that there is, {known}", hint=hint)
 
 
 def _simple(name: str, wildcards: Collection[str] | None) -> Placeholder | None:

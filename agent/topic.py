@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 TOPIC_MAX: Final = 65_535  # bytes of an MQTT string
-RESERVED: Final = ("json", "value", "topic")  # what templates call other things
+RESERVED: Final = ("json", "item", "value", "topic")  # what templates call other things
 _NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _WILDCARDS: Final = ("+", "#")
 _SHARE: Final = "$share"

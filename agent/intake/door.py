@@ -1,4 +1,4 @@
-"""The one way in: parse, complete, stamp, commit. Sources know the door and no queue.
+"""The one way in: sort, receive, commit. Sources know the door and no queue.
 
 Three answers: accepted, refused with reasons, full. They are given after the commit.
 """
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from agent.clock import Clock
 from agent.event import InvalidEvent, Stamp
+from agent.intake.duplicates import Unsettled
+from agent.intake.reception import Received, Reception
 from agent.intake.sorting import Message, Sorted, Sorter
 from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageError
 from agent.stepwise import Condemned, Stepwise
@@ -17,10 +19,14 @@ CRASHED = "crashed"  # where the digests of messages that killed the process are
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """On the disk. ``rejected`` tells of elements that were refused beside it."""
+    """On the disk. ``rejected`` tells of elements that were refused beside it.
+
+    ``duplicates``: how many of them had been taken before.
+    """
 
     number: int
     rejected: tuple[InvalidEvent, ...] = ()
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Door:
         queue: EventQueue,
         clock: Clock,
         sorter: Sorter,
+        reception: Reception,
         stepwise: Stepwise,
         condemned: Condemned,
         on_taken: Callable[[Message, Sorted], None] = lambda _message, _part: None,
@@ -61,6 +68,7 @@ class Door:
         self._queue = queue
         self._clock = clock
         self._sorter = sorter
+        self._reception = reception
         self._stepwise = stepwise
         self._condemned = condemned
         self._on_taken = on_taken
@@ -95,27 +103,36 @@ class Door:
         stamp = self._clock.stamp()
         parts = [self._sort(message, stamp) for message in messages]
         try:
-            self._put(messages, parts)
+            with self._reception.claim(messages, parts) as claim:
+                received = self._reception.receive(parts, claim)
+                self._put(messages, received)
+                claim.committed()
         except QueueFull as full:
             if full.never:
                 return self._too_much(messages, stamp)
             return self._full(messages, parts, str(full))
-        except StorageError as error:
+        except (StorageError, Unsettled) as error:
             return self._full(messages, parts, str(error))
-        for message, part in zip(messages, parts, strict=True):
+        for message, part in zip(messages, received.parts, strict=True):
             self._count(part)
             self._on_taken(message, part)
-        return [_answer(part) for part in parts]
+        return [_answer(part) for part in received.parts]
 
-    def _put(self, messages: Sequence[Message], parts: Sequence[Sorted]) -> None:
-        items = [item for part in parts for item in part.items]
+    def _put(self, messages: Sequence[Message], received: Received) -> None:
+        items = [item for part in received.parts for item in part.stored]
         state = [entry for message in messages for entry in message.state]
         forgiven = (
             [m.digest for m in messages if m.digest in self._condemned] if self._condemned else []
         )
         state += [SourceState(CRASHED, digest, None) for digest in forgiven]
-        if items or state:
-            self._queue.put_many(items, state=state)
+        if items or state or received.counts:
+            self._queue.put_many(
+                items,
+                state=state,
+                sessions=received.sessions,
+                seen=received.seen,
+                counts=received.counts,
+            )
         self._condemned.forgive(forgiven)
 
     def _full(
@@ -139,7 +156,7 @@ class Door:
             return [Refused((error,))]
         part = Sorted((message.set_aside("too_large", stamp),))
         try:
-            self._put(messages, [part])
+            self._put(messages, Received(parts=[part]))
         except (QueueFull, StorageError) as error:
             return [Full(str(error))]
         return [_answer(part)]
@@ -152,7 +169,7 @@ class Door:
     @staticmethod
     def _crash(message: Message, stamp: Stamp) -> Sorted:
         """The message that killed the process: kept for people, and refused if one can be told."""
-        raw = message.set_aside("crashed", stamp)
+        raw = message.set_aside_unread("crashed", stamp)
         if not message.answerable:
             return Sorted((raw,))
         error = InvalidEvent("", "the agent crashed on this very message; it was set aside")
@@ -166,4 +183,5 @@ class Door:
 def _answer(part: Sorted) -> Answer:
     if part.nothing_taken:
         return Refused(part.rejected)
-    return Accepted(len(part.items), part.rejected if part.refused else ())
+    number = len(part.items) + part.duplicates
+    return Accepted(number, part.rejected if part.refused else (), part.duplicates)

@@ -167,15 +167,24 @@ class Application:
         streams: Callable[[], Mapping[str, str]],
         status: Callable[[], Mapping[str, Any]],
         on_bug: Callable[[BaseException], None],
+        debug: Callable[[str | None, bytes], Mapping[str, Any]],
+        local: bool = True,
     ) -> None:
-        """``streams``: GA4 ids (measurement or app id) to names of streams, now."""
+        """Take the parts.
+
+        ``streams``: GA4 ids (measurement or app id) to names of streams, now. ``debug``: what GA4
+        would say of a body for a stream. ``local``: only programs on this device can ask.
+        """
         self._door = door
         self._guard = guard
         self._streams = streams
         self._status = status
         self._on_bug = on_bug
+        self._debug = debug
+        self._local = local
         self._routes: dict[str, dict[str, Callable[[Environ], Reply]]] = {
             "/mp/collect": {"POST": self._collect},
+            "/debug/mp/collect": {"POST": self._debug_collect},
             "/events": {"POST": self._events},
             "/healthz": {"GET": self._healthz},
             "/status": {"GET": self._get_status},
@@ -231,8 +240,7 @@ class Application:
         stream = self._stream(environ)
         if isinstance(stream, InvalidEvent):
             return _refused(Refused((stream,)))
-        message = Message(source="http", payload=_body(environ), shape=Shape.BODY, stream=stream)
-        match self._door().admit(message):
+        match self._door().admit(self._message(environ, stream, Shape.BODY)):
             case Accepted():
                 return Reply(HTTPStatus.NO_CONTENT)
             case Full(reason):
@@ -245,7 +253,7 @@ class Application:
         stream = self._stream(environ)
         if isinstance(stream, InvalidEvent):
             return _refused(Refused((stream,)))
-        match self._door().admit(Message(source="http", payload=_body(environ), stream=stream)):
+        match self._door().admit(self._message(environ, stream, Shape.ANY)):
             case Accepted(number, rejected):
                 status = HTTPStatus.ACCEPTED
                 return _json(status, {"accepted": number, "rejected": _messages(rejected)})
@@ -254,6 +262,23 @@ class Application:
             case Refused(reasons):
                 status = HTTPStatus.BAD_REQUEST
                 return _json(status, {"accepted": 0, "rejected": _messages(reasons)})
+
+    def _debug_collect(self, environ: Environ) -> Reply:
+        """Say what GA4 would say of this very body. Nothing is queued."""
+        stream = self._stream(environ)
+        if isinstance(stream, InvalidEvent):
+            return _refused(Refused((stream,)))
+        return _json(HTTPStatus.OK, self._debug(stream, _body(environ)))
+
+    def _message(self, environ: Environ, stream: str | None, shape: Shape) -> Message:
+        return Message(
+            source="http",
+            payload=_body(environ),
+            shape=shape,
+            stream=stream,
+            local=self._local,
+            cookies=environ.get("HTTP_COOKIE", ""),
+        )
 
     def _stream(self, environ: Environ) -> str | InvalidEvent | None:
         """The stream that the query picks. An api_secret in it is ignored and never kept."""

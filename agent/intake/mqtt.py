@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from paho.mqtt.client import Client, MQTTMessage, topic_matches_sub
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, topic_matches_sub
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,10 +24,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.event import Priority
 from agent.intake.door import Door, Full
+from agent.intake.duplicates import delivery
 from agent.intake.mapping import Rule
 from agent.intake.sorting import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
+from agent.queue.event_queue import Seen, StorageError
 from agent.secret import Secret
 
 log = logging.getLogger(__name__)
@@ -45,17 +47,32 @@ ASK_AGAIN = 30.0  # seconds between attempts to subscribe to what the broker den
 FULL_WAIT = 2.0  # seconds between attempts while the queue is full
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a message came: by what it is known again, and whether it may have come before."""
+
+    known_by: Seen | None = None
+    again: bool = False
+
+
+ONCE = Arrival()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A topic filter as the broker takes it, and what its messages become."""
+    """A topic filter as the broker takes it, and what its messages become.
+
+    ``local``: their publisher reads this device's clock.
+    """
 
     topic: str
     stream: str | None = None
     priority: Priority = Priority.NORMAL
     retained: bool = False
     rule: Rule | None = None
+    local: bool = False
 
-    def message(self, topic: str, payload: bytes) -> Message:
+    def message(self, topic: str, payload: bytes, arrival: Arrival = ONCE) -> Message:
         """What is handed to the door."""
         return Message(
             source="mqtt",
@@ -65,6 +82,9 @@ class Subscription:
             answerable=False,
             topic=topic,
             rule=self.rule,
+            local=self.local,
+            delivery=arrival.known_by,
+            again=arrival.again,
         )
 
 
@@ -105,12 +125,16 @@ class MqttSource:
         random: Callable[[], float],
         known_topics: Collection[str] = (),
         remember: Callable[[Sequence[str]], None] = lambda _topics: None,
+        session: str = "",
+        begin_session: Callable[[], str] = lambda: "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the parts.
 
         ``reconnect_max``: the longest wait between attempts, in seconds. ``known_topics``: what
         the broker's persistent session may still hold; ``remember`` keeps that for the next run.
+        ``session``: the name that the present session got; ``begin_session`` makes another one and
+        keeps it for the next run, or raises StorageError.
         """
         self._door = door
         self._broker = broker
@@ -123,6 +147,9 @@ class MqttSource:
         self._stale = [topic for topic in known_topics if topic not in self._subscriptions]
         self._remember = remember
         self._told = False  # whether the broker holds exactly our subscriptions
+        self._session = session
+        self._begin_session = begin_session
+        self._unbegun = False  # whether the broker's session is a new one that has no name yet
         self._phase: Phase = "away"
         self._denied: str | None = None
         self._ask_again_at = 0.0
@@ -156,6 +183,8 @@ class MqttSource:
         """Take what has arrived, commit it, acknowledge it; connect first if need be."""
         if client.socket() is None:
             self._connect(client, stop)
+            return
+        if self._unbegun and self._phase == "up" and not self._begin(client, stop):
             return
         if not self._arrived:
             self._read(client)
@@ -204,12 +233,13 @@ class MqttSource:
     def _open(self, client: Client) -> None:
         options: dict[str, Any] = {}
         if self._broker.protocol == "5":
-            options = {"clean_start": False, "properties": self._session()}
+            options = {"clean_start": False, "properties": self._wishes()}
         keepalive = int(self._broker.keepalive)
         self._phase = "dialling"
         client.connect(self._broker.host, self._broker.port, keepalive, **options)
 
-    def _session(self) -> Properties:
+    def _wishes(self) -> Properties:
+        """What the session is to be like."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
         properties.SessionExpiryInterval = int(self._broker.session_expiry)
         properties.ReceiveMaximum = BATCH_MESSAGES
@@ -232,14 +262,17 @@ class MqttSource:
     # -- paho's callbacks: they only note, so that none can fail in paho's hands --------------
 
     def _on_connect(
-        self, client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
+        self, client: Client, _data: Any, flags: ConnectFlags, code: ReasonCode, _properties: Any
     ) -> None:
         if code.is_failure:
             self._phase = "away"
             self._down(f"cannot log in to the broker {self._where()}: it said {code}")
             return
         self._phase = "up"
-        self._subscribe(client)
+        if flags.session_present and not self._unbegun:
+            self._subscribe(client)
+        else:
+            self._unbegun = True
         if self._stale:
             client.unsubscribe(self._stale)
         log.info("connected to the broker %s", self._where())
@@ -279,6 +312,22 @@ class MqttSource:
             )
 
     # -- topics -------------------------------------------------------------------------------
+
+    def _begin(self, client: Client, stop: threading.Event) -> bool:
+        """Give a new session its name, then subscribe: False if the disk does not take it.
+
+        Before the first subscription, for with it messages come under ids that the session before
+        had too: one whose first delivery was cut would be taken for an older one.
+        """
+        try:
+            self._session = self._begin_session()
+        except StorageError:
+            client.loop_misc()
+            stop.wait(FULL_WAIT)
+            return False
+        self._unbegun = False
+        self._subscribe(client)
+        return True
 
     def _subscribe(self, client: Client) -> None:
         self._ask_again_at = self._monotonic() + ASK_AGAIN
@@ -354,8 +403,9 @@ class MqttSource:
         return False
 
     def _message(self, message: MQTTMessage) -> Message:
-        subscription = self._subscription(message)
-        return subscription.message(_topic(message) or "", bytes(message.payload))
+        topic, payload = _topic(message) or "", bytes(message.payload)
+        arrival = _arrival(message, topic, self._session)
+        return self._subscription(message).message(topic, payload, arrival)
 
     def _subscription(self, message: MQTTMessage) -> Subscription:
         """The one that fits; a message of an unsubscribed topic has the defaults."""
@@ -367,6 +417,14 @@ class MqttSource:
 def fitting(subscriptions: Iterable[Subscription], topic: str) -> Subscription | None:
     """The first subscription whose filter fits the topic."""
     return next((each for each in subscriptions if _matches(each.topic, topic)), None)
+
+
+def _arrival(message: MQTTMessage, topic: str, session: str) -> Arrival:
+    """What is sent with QoS 0 comes once at most, and has no id."""
+    if not message.qos:
+        return ONCE
+    known_by = delivery(topic, message.mid, bytes(message.payload), session=session)
+    return Arrival(known_by, again=message.dup)
 
 
 def _topic(message: MQTTMessage) -> str | None:

@@ -5,18 +5,21 @@ A spool file may also hold what an export or `send` wrote: events with their sta
 
 import base64
 import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, cast
 
 from agent import jsontext
-from agent.event import NOTHING, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp
+from agent.event import NOTHING, Beginning, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp
 from agent.ga4.request import EVENTS_MAX
 from agent.intake.spool_file import LINE_MAX
-from agent.jsontext import NotJson
+from agent.jsontext import NotJson, kind_of
 
 TEXT_MAX = 256  # characters of an event_id: room for any id scheme, bounded in the queue
+ID_MAX = 1000  # characters of a client_id or user_id: of what GA4 takes of them, its rules speak
+COOKIES_MAX = 16 * 1024  # characters: what servers take of all headers together
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
 ELEMENTS_MAX = 10_000  # events of a message, so that one message needs little memory
 SPOOL_DEPTH = jsontext.MAX_DEPTH + 4  # a mapping puts what it finds into params of its own
@@ -27,13 +30,20 @@ EVENT_KEYS = frozenset(
     ("name", "params", "timestamp_micros", "event_id", "session", "actor", "priority")
 )
 OBJECTS = ("user_properties", "consent", "device", "user_location")
-TEXTS = ("client_id", "app_instance_id", "user_id")
+TEXTS = {"client_id": ID_MAX, "app_instance_id": TEXT_MAX, "user_id": ID_MAX}
 REST = ("user_data", "ip_override", "user_agent", "non_personalized_ads", "validation_behavior")
+PROTO_NAMES = {"validationBehavior": "validation_behavior"}  # Google's own tools write it so
 SENDER_KEYS = frozenset((*OBJECTS, *TEXTS, *REST))
-BODY_KEYS = SENDER_KEYS | {"events", "timestamp_micros"}
-SINGLE_KEYS = EVENT_KEYS | SENDER_KEYS
-SPOOL_KEYS = SINGLE_KEYS | {"stream", "stamp", "complete", "reason"}
+UNKEPT_KEYS = {"client_key": TEXT_MAX, "cookies": COOKIES_MAX}
+"""What only says whose an event is, and must not be stored: a card's number, a visitor's cookies."""
+BODY_KEYS = SENDER_KEYS | PROTO_NAMES.keys() | UNKEPT_KEYS.keys() | {"events", "timestamp_micros"}
+SINGLE_KEYS = EVENT_KEYS | SENDER_KEYS | PROTO_NAMES.keys() | UNKEPT_KEYS.keys()
+SPOOL_KEYS = SINGLE_KEYS | {"stream", "stamp", "sitting", "complete", "reason"}
+OWN_KEYS = frozenset((*UNKEPT_KEYS, "event_id", "session", "actor", "priority"))
 RAW_KEYS = frozenset(("raw", "source", "reason", "stamp", "why"))
+DIGITS = re.compile("[0-9]{1,20}", re.ASCII)
+_UNKEPT = re.compile(rb"(client_key|cookies)['\"]?\s*[:=]")
+_ESCAPE = b"\\u"  # JSON may write any letter as one
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
 
@@ -49,9 +59,11 @@ class Shape(Enum):
 class Draft:
     """An event as it was said, before what the device knows is added.
 
-    ``stamp``: when it was written down, if that was before it reached the agent. ``complete``:
-    it lay in a queue already, so nothing is added again. ``said``: the element itself, for the
-    dead letter that it may become.
+    ``stamp``: when it was written down, if that was before it reached the agent. ``sitting``: that
+    of an event whose session is found when it leaves. ``complete``: it lay in a queue already, so nothing is added again. ``local_time``: ``time_us`` was read from
+    this device's clock, and is corrected with it. ``client_key``: what a client id is to be made
+    of; ``cookies``: the text of a Cookie header; neither may be stored. ``said``: the element
+    itself without these two, for the dead letter that it may become.
     """
 
     name: str
@@ -64,7 +76,11 @@ class Draft:
     priority: Priority | None = None
     stream: str | None = None
     stamp: Stamp | None = None
+    sitting: Beginning | None = None
     complete: bool = False
+    local_time: bool = True
+    client_key: str | None = field(default=None, repr=False)
+    cookies: str | None = field(default=None, repr=False)
     said: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
 
 
@@ -72,12 +88,17 @@ class Draft:
 class Misfit:
     """An element that is no event: why, and its own bytes for the dead letter.
 
-    ``stamp``: when it was written, if it says so.
+    ``errors``: one at least. ``stamp``: when it was written, if it says so.
     """
 
-    error: InvalidEvent
+    errors: tuple[InvalidEvent, ...]
     payload: bytes
     stamp: Stamp | None = None
+
+    @property
+    def error(self) -> InvalidEvent:
+        """The first thing that is wrong."""
+        return self.errors[0]
 
 
 Element = Draft | Misfit | RawMessage  # a raw message is one that an export of dead letters held
@@ -85,10 +106,36 @@ Element = Draft | Misfit | RawMessage  # a raw message is one that an export of 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What was found. ``whole``: accept all or nothing, as GA4 does with a body."""
+    """What was found.
+
+    ``whole``: accept all or nothing, as GA4 does with a body. ``within``: what the events stand in,
+    "" for one alone.
+    """
 
     elements: tuple[Element, ...]
     whole: bool
+    within: Literal["events", "array", ""] = ""
+
+    def place(self, index: int) -> str:
+        """Where in the message an element stands, as paths of errors begin."""
+        return {"events": f"events[{index}]", "array": f"[{index}]", "": ""}[self.within]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Around:
+    """What the body around its events says for all of them."""
+
+    sender: Sender
+    time_us: int | None = None
+    unkept: Mapping[str, str | None]
+
+    @classmethod
+    def read(cls, value: dict[str, Any], path: str) -> "_Around":
+        """Read it from a body, or from an event that stands alone. Raises InvalidEvent."""
+        return cls(
+            sender=_sender(value, path),
+            unkept={key: _text(value, path, key, most) for key, most in UNKEPT_KEYS.items()},
+        )
 
 
 def parse(payload: bytes, shape: Shape) -> Parsed:
@@ -99,12 +146,12 @@ def parse(payload: bytes, shape: Shape) -> Parsed:
     except NotJson as error:
         raise InvalidEvent("", str(error)) from None
     if isinstance(value, dict) and ("events" in value or shape is Shape.BODY):
-        return Parsed(_body(value), whole=True)
+        return Parsed(_body(value), whole=True, within="events")
     keys = SPOOL_KEYS if shape is Shape.SPOOL else SINGLE_KEYS
     if isinstance(value, dict):
         return Parsed((_element(value, "", keys),), whole=False)
     if isinstance(value, list) and shape is not Shape.BODY:
-        return Parsed(_array(value, keys), whole=False)
+        return Parsed(_array(value, keys), whole=False, within="array")
     raise InvalidEvent("", f"found {kind_of(value)}, expected {shape.value}")
 
 
@@ -134,10 +181,9 @@ def _body(body: dict[str, Any]) -> tuple[Element, ...]:
             f"found {len(events)} events, expected at most {EVENTS_MAX}",
             "EXCEEDED_MAX_ENTITIES",
         )
-    sender, time_us = _sender(body, ""), _time(body, "")
+    around = replace(_Around.read(body, ""), time_us=_time(body, ""))
     return tuple(
-        _element(event, f"events[{i}]", EVENT_KEYS, sender, time_us)
-        for i, event in enumerate(events)
+        _element(event, f"events[{i}]", EVENT_KEYS, around) for i, event in enumerate(events)
     )
 
 
@@ -145,49 +191,87 @@ def _element(
     value: Any,
     path: str,
     keys: frozenset[str],
-    sender: Sender | None = None,
-    time_us: int | None = None,
+    around: _Around | None = None,
 ) -> Element:
-    """``sender`` and ``time_us``: those of the body around the event, if there is one."""
+    """``around``: what the body around the event says, if there is one."""
     try:
         if isinstance(value, dict) and "raw" in value and keys is SPOOL_KEYS:
             return _raw(value, path)
-        return draft(value, path, keys, sender, time_us)
+        return draft(value, path, keys, around)
     except InvalidEvent as error:
         # A traceback would keep a frame for each misfit: a MiB of them was 900 MiB in memory.
-        return Misfit(error.with_traceback(None), jsontext.dumps(value))
+        return Misfit((error.with_traceback(None),), jsontext.dumps(_kept(value)))
 
 
-def draft(
-    value: Any,
-    path: str,
-    keys: frozenset[str],
-    sender: Sender | None = None,
-    time_us: int | None = None,
-) -> Draft:
+def draft(value: Any, path: str, keys: frozenset[str], around: _Around | None = None) -> Draft:
     """Read one event with no other than these keys; ``path`` is where it stands in its message.
 
-    ``sender`` and ``time_us``: those of the body around it. Raises InvalidEvent.
+    ``around``: what the body around it says. Raises InvalidEvent.
     """
     if not isinstance(value, dict):
         raise InvalidEvent(path, f"found {kind_of(value)}, expected an event")
     _known_keys(value, path, keys)
-    params = _optional(value, path, "params", dict, "an object")
-    own_time = _time(value, path)
+    params, time_us = _params(value, path)
+    around = around or _Around.read(value, path)
+    complete = bool(_optional(value, path, "complete", bool, "true or false"))
     return Draft(
         name=_name(value, path),
-        params=jsontext.frozen(params or {}),
-        sender=sender or _sender(value, path),
+        params=params,
+        sender=around.sender,
         event_id=_text(value, path, "event_id"),
-        time_us=time_us if own_time is None else own_time,
+        time_us=around.time_us if time_us is None else time_us,
         session=_choice(value, path, "session", ("start", "end")),
         actor=_choice(value, path, "actor", ("human", "machine")),
         priority=PRIORITIES.get(_choice(value, path, "priority", tuple(PRIORITIES)) or ""),
         stream=_text(value, path, "stream"),
         stamp=_stamp(value, path),
-        said=value,
-        complete=bool(_optional(value, path, "complete", bool, "true or false")),
+        sitting=_sitting(value, path),
+        complete=complete,
+        local_time=not complete,  # what was read from this device's clock is in the stamp by then
+        client_key=around.unkept["client_key"],
+        cookies=around.unkept["cookies"],
+        said=_kept(value),
     )
+
+
+def _params(event: dict[str, Any], path: str) -> tuple[Mapping[str, Json], int | None]:
+    """The params, and the event's time.
+
+    GA4's reference lists the time among the params, its guide beside them; only there it counts.
+    """
+    params = _optional(event, path, "params", dict, "an object") or {}
+    time_us = _time(event, path)
+    if "timestamp_micros" in params:
+        inner = _join(path, "params")
+        time_us = _time(params, inner) if time_us is None else time_us
+        params = {name: value for name, value in params.items() if name != "timestamp_micros"}
+    return jsontext.frozen(params), time_us
+
+
+def without_unkept(payload: bytes) -> bytes:
+    """A payload as a dead letter may hold it: without keys and cookies. It may be no JSON."""
+    literally = _UNKEPT.search(payload)
+    if not literally and _ESCAPE not in payload:
+        return payload
+    try:
+        value = jsontext.loads(payload, max_depth=SPOOL_DEPTH)
+    except NotJson:
+        # Where in it a card's number ends nobody can say.
+        return b"" if literally else payload
+    kept: Any = [_kept(item) for item in value] if isinstance(value, list) else _kept(value)
+    events = kept.get("events") if isinstance(kept, dict) else None
+    if isinstance(events, list):
+        kept = {**kept, "events": [_kept(item) for item in events]}
+    elif events is not None:
+        kept = {**kept, "events": _kept(events)}
+    return payload if kept == value else jsontext.dumps(kept)
+
+
+def _kept(value: Any) -> Any:
+    """An element without what must not be stored."""
+    if not isinstance(value, dict) or UNKEPT_KEYS.keys().isdisjoint(value):
+        return value
+    return {key: inner for key, inner in value.items() if key not in UNKEPT_KEYS}
 
 
 def _raw(value: dict[str, Any], path: str) -> RawMessage:
@@ -204,8 +288,8 @@ def _raw(value: dict[str, Any], path: str) -> RawMessage:
     return RawMessage(source, reason, payload[:LINE_MAX], stamp, why[:WHY_MAX])
 
 
-def _stamp(value: dict[str, Any], path: str) -> Stamp | None:
-    fields = _optional(value, path, "stamp", dict, "an object")
+def _stamp(value: dict[str, Any], path: str, key: str = "stamp") -> Stamp | None:
+    fields = _optional(value, path, key, dict, "an object")
     if fields is None:
         return None
     try:
@@ -214,8 +298,19 @@ def _stamp(value: dict[str, Any], path: str) -> Stamp | None:
         stamp = None
     if stamp is None or not _sound(stamp):
         expected = "wall_us, boot_us, boot_id and trusted as an export writes them"
-        raise InvalidEvent(_join(path, "stamp"), f"found another stamp, expected {expected}")
+        raise InvalidEvent(_join(path, key), f"found another stamp, expected {expected}")
     return stamp
+
+
+def _sitting(value: dict[str, Any], path: str) -> Beginning | None:
+    fields = _optional(value, path, "sitting", dict, "an object")
+    if fields is None:
+        return None
+    inner = _join(path, "sitting")
+    client, start = _text(fields, inner, "client"), _stamp(fields, inner, "start")
+    if client is None or start is None:
+        raise InvalidEvent(inner, "found another sitting, expected client and start")
+    return Beginning(client, start)
 
 
 def _sound(stamp: Stamp) -> bool:
@@ -230,20 +325,21 @@ def _name(event: dict[str, Any], path: str) -> str:
     name = event.get("name")
     if isinstance(name, str) and name:
         return name
-    raise InvalidEvent(
-        _join(path, "name"), f"found {kind_of(name)}, expected the event's name", "VALUE_REQUIRED"
-    )
+    code = "VALUE_REQUIRED" if name is None else "NAME_INVALID"
+    found = f"found {kind_of(name)}, expected the event's name"
+    raise InvalidEvent(_join(path, "name"), found, code)
 
 
 def _sender(value: dict[str, Any], path: str) -> Sender:
-    texts = {key: _text(value, path, key) for key in TEXTS}
+    texts = {key: _text(value, path, key, most) for key, most in TEXTS.items()}
     objects = {
         key.removeprefix("user_") if key == "user_location" else key: jsontext.frozen(
             _optional(value, path, key, dict, "an object") or {}
         )
         for key in OBJECTS
     }
-    rest = jsontext.frozen({key: value[key] for key in REST if key in value})
+    proto = {key: value[said] for said, key in PROTO_NAMES.items() if said in value}
+    rest = jsontext.frozen({**proto, **{key: value[key] for key in REST if key in value}})
     fields: dict[str, Any] = {**texts, **objects, "rest": rest}
     return Sender(**fields)
 
@@ -252,6 +348,8 @@ def _time(value: dict[str, Any], path: str) -> int | None:
     time = value.get("timestamp_micros")
     if time is None:
         return None
+    if isinstance(time, str) and DIGITS.fullmatch(time):
+        time = int(time)
     number = isinstance(time, int | float) and not isinstance(time, bool)
     if number and 0 < time < TIME_MAX and time == int(time):
         return int(time)
@@ -260,12 +358,12 @@ def _time(value: dict[str, Any], path: str) -> int | None:
     )
 
 
-def _text(value: dict[str, Any], path: str, key: str) -> str | None:
+def _text(value: dict[str, Any], path: str, key: str, most: int = TEXT_MAX) -> str | None:
     text = _optional(value, path, key, str, "a text")
-    if text is not None and not 0 < len(text) <= TEXT_MAX:
+    if text is not None and not 0 < len(text) <= most:
         raise InvalidEvent(
             _join(path, key),
-            f"found a text of {len(text)} characters, expected 1 to {TEXT_MAX}",
+            f"found a text of {len(text)} characters, expected 1 to {most}",
             "VALUE_REQUIRED" if not text else "VALUE_OUT_OF_BOUNDS",
         )
     return text  # type: ignore[no-any-return]  # checked to be a str
@@ -300,13 +398,3 @@ def _known_keys(value: dict[str, Any], path: str, known: frozenset[str]) -> None
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def kind_of(value: Any) -> str:
-    """What was found, without its content: contents can be ids."""
-    if value is None:
-        return "nothing"
-    if value == "" or value in ([], {}):
-        return {"": "an empty text"}.get(value, "nothing") if isinstance(value, str) else "nothing"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
-    return names.get(type(value), "an array" if isinstance(value, list) else "an object")

@@ -1,8 +1,9 @@
 """A message taken apart: what of it is stored, and what is refused. Nothing here does I/O."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from agent import jsontext
 from agent.event import (
@@ -17,11 +18,29 @@ from agent.event import (
     Stream,
 )
 from agent.ga4.request import BODY_LIMIT, too_large
-from agent.intake.identity import Device
+from agent.ga4.rules.limits import FUTURE_US, PAST_US
+from agent.ga4.violation import Violation
+from agent.intake import duplicates
+from agent.intake.attribution import Attributed, Attribution
+from agent.intake.judging import Judge, Judged
 from agent.intake.mapping import Rule
-from agent.intake.parse import RAW_MAX, WHY_MAX, Draft, Element, Misfit, Parsed, Shape, parse
+from agent.intake.parse import (
+    RAW_MAX,
+    UNKEPT_KEYS,
+    WHY_MAX,
+    Draft,
+    Element,
+    Misfit,
+    Parsed,
+    Shape,
+    parse,
+    without_unkept,
+)
 from agent.jsontext import frozen
-from agent.queue.event_queue import SourceState
+from agent.queue.event_queue import Seen, SourceState
+
+ALONE = "events[0]"  # where an event stands in a body of its own
+COARSER = (1_000_000, 1000)  # microseconds of the units that publishers take for microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +50,9 @@ class Message:
     ``answerable``: the publisher waits for an answer; what cannot be taken is refused. Else it
     is kept as a dead letter. ``state`` is committed with the events. ``stamp``: when it was
     written, if that is known. ``rule``: how ``topic`` and payload become events, if not as they
-    are. ``keep``: how many bytes of it a dead letter may hold.
+    are. ``keep``: how many bytes of it a dead letter may hold. ``local``: its times were read from
+    this device's clock. ``cookies``: the Cookie header that came with it. ``delivery``: by what a
+    broker's second delivery is known; ``again``: whether this may be one.
     """
 
     source: str
@@ -45,6 +66,10 @@ class Message:
     topic: str = ""
     rule: Rule | None = None
     keep: int = RAW_MAX
+    local: bool = True
+    cookies: str = field(default="", repr=False)
+    delivery: Seen | None = None
+    again: bool = False
 
     @property
     def digest(self) -> str:
@@ -59,8 +84,23 @@ class Message:
         return parse(self.payload, self.shape)
 
     def set_aside(self, reason: str, stamp: Stamp, error: InvalidEvent | None = None) -> RawMessage:
-        """The message as a dead letter."""
-        return self.dead_letter(reason, self.payload, stamp, error)
+        """The message as a dead letter, without what must not be stored."""
+        strip = self.rule.without_unkept if self.rule else without_unkept
+        return self.dead_letter(reason, strip(self.payload), stamp, error)
+
+    def set_aside_unread(self, reason: str, stamp: Stamp) -> RawMessage:
+        """The message as a dead letter, without a look into it; empty if it may hold a key."""
+        keyed = self.rule is not None and "client_key" in self.rule.texts
+        unfit = keyed or any(name.encode() in self.payload for name in UNKEPT_KEYS)
+        return self.dead_letter(reason, b"" if unfit else self.payload, stamp, None)
+
+    def part_aside(self, misfit: Misfit, stamp: Stamp, *, within: str) -> RawMessage:
+        """An element as a dead letter, without what must not be stored."""
+        payload = misfit.payload
+        if self.rule is not None and "client_key" in self.rule.texts:
+            # The rule knows where in a message the key is, but not where in an element of many.
+            payload = b"" if within else self.rule.without_unkept(payload)
+        return self.dead_letter("invalid", payload, misfit.stamp or stamp, misfit.error)
 
     def dead_letter(
         self, reason: str, payload: bytes, stamp: Stamp, error: InvalidEvent | None
@@ -70,36 +110,74 @@ class Message:
         return RawMessage(self.source, reason, payload[: self.keep], stamp, why)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """An event that may be taken, and what is settled only when it is.
+
+    ``attributed``: whose it is. ``room``: which params of a sitting it may still get. ``human``:
+    whether it shows that somebody is there. ``seen``: by what its repetition is known.
+    ``counts``: what the ledger is told if it is taken.
+    """
+
+    event: Event
+    attributed: Attributed | None = None
+    room: frozenset[str] = frozenset()
+    human: bool = True
+    seen: tuple[Seen, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Sorted:
     """A message taken apart: what to store, what to refuse.
 
-    ``refused``: events turned away, those that share a rejected one's body included.
+    ``refused``: events turned away, those that share a rejected one's body included. ``counts``:
+    what the ledger is told of those that are stored. ``duplicates``: events that were taken before.
     """
 
-    items: tuple[Event | RawMessage, ...] = ()
+    items: tuple[Ready | RawMessage, ...] = ()
     rejected: tuple[InvalidEvent, ...] = ()
     refused: int = 0
     nothing_taken: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+
+    @property
+    def stored(self) -> tuple[Event | RawMessage, ...]:
+        """What goes into the queue."""
+        return tuple(item.event if isinstance(item, Ready) else item for item in self.items)
 
 
 class Sorter:
-    """Completes what a message says with what the device knows."""
+    """Completes what a message says with what the device knows, and applies the rules."""
 
     def __init__(
         self,
         *,
         streams: Mapping[str, Stream],
-        device: Device,
+        judges: Mapping[str, Judge],
+        attribution: Attribution,
         params: Mapping[str, Json],
         new_id: Callable[[], str],
+        local: Callable[[int], Stamp],
+        now_us: Callable[[], int],
+        sessions: bool = True,
     ) -> None:
-        """``streams``: the first is the default. ``params``: put on every event without them."""
+        """Take the parts.
+
+        ``streams``: the first is the default; ``judges``: their rules. ``params``: put on every
+        event without them. ``local``: when this device's clock showed a time. ``sessions``:
+        whether events belong to sittings.
+        """
         self._streams = streams
+        self._judges = judges
         self._default = next(iter(streams), None)
-        self._device = device
+        self._attribution = attribution
         self._params = params
         self._new_id = new_id
+        self._local = local
+        self._now_us = now_us
+        self._sessions = sessions
 
     def sort(self, message: Message, stamp: Stamp) -> Sorted:
         """Take a message apart; ``stamp`` is now."""
@@ -113,76 +191,220 @@ class Sorter:
         return self._sort(message, parsed, stamp)
 
     def _sort(self, message: Message, parsed: Parsed, stamp: Stamp) -> Sorted:
-        completed = [self._complete(element, message, stamp) for element in parsed.elements]
-        misfits = [item for item in completed if isinstance(item, Misfit)]
-        items = tuple(item for item in completed if not isinstance(item, Misfit))
-        rejected = tuple(misfit.error for misfit in misfits)
-        if parsed.whole and misfits:
-            items = ()
+        elements = [
+            self._complete(element, message, stamp, parsed.place(index))
+            for index, element in enumerate(parsed.elements)
+        ]
+        misfits = [item for item in elements if isinstance(item, Misfit)]
+        rejected = _each_once(error for misfit in misfits for error in misfit.errors)
+        found = tuple(item for item in elements if not isinstance(item, Misfit))
+        items = () if parsed.whole and misfits else found
+        counts = counted(items)
         if message.answerable:
             refused = len(parsed.elements) - len(items)
-            return Sorted(items, rejected, refused, nothing_taken=not items)
+            return Sorted(items, rejected, refused, nothing_taken=not items, counts=counts)
         if parsed.whole and misfits:
             return Sorted((message.set_aside("invalid", stamp, rejected[0]),), rejected)
-        raw = [
-            message.dead_letter("invalid", m.payload, m.stamp or stamp, m.error) for m in misfits
-        ]
-        return Sorted((*items, *raw), rejected)
+        raw = [message.part_aside(misfit, stamp, within=parsed.within) for misfit in misfits]
+        return Sorted((*items, *raw), rejected, counts=counts)
 
     def _complete(
-        self, element: Element, message: Message, stamp: Stamp
-    ) -> Event | RawMessage | Misfit:
+        self, element: Element, message: Message, stamp: Stamp, place: str
+    ) -> Ready | RawMessage | Misfit:
         if not isinstance(element, Draft):
             return element
-        name = element.stream or message.stream or self._default
+        try:
+            stream = self._stream(element, message)
+            if element.complete:
+                return self._as_it_was(element, message, stream, stamp)
+            return self._completed(element, message, stream, stamp, place)
+        except InvalidEvent as error:
+            return _misfit(element, (error.with_traceback(None),))
+        except _Broken as broken:
+            return _misfit(element, broken.errors)
+
+    def _stream(self, draft: Draft, message: Message) -> Stream | None:
+        name = draft.stream or message.stream or self._default
         if name is not None and name not in self._streams:
             known = ", ".join(self._streams)
-            error = InvalidEvent("stream", f"found {name[:40]!r}, expected one of {known}")
-            return _misfit(element, error)
-        stream = self._streams[name] if name else None
-        event = self._event(element, message, stream, element.stamp or stamp)
-        unsendable = _unsendable(event, stream)
-        return event if unsendable is None else _misfit(element, unsendable)
+            raise InvalidEvent("stream", f"found {name[:40]!r}, expected one of {known}")
+        return self._streams[name] if name else None
+
+    def _as_it_was(
+        self, draft: Draft, message: Message, stream: Stream | None, stamp: Stamp
+    ) -> Ready:
+        """What lay in a queue already: nothing is added again, nothing judged again."""
+        event = replace(
+            self._event(draft, message, stream, stamp), sender=draft.sender, params=draft.params
+        )
+        _refuse_unsendable(event, stream)
+        return Ready(event=event)
+
+    def _completed(
+        self, draft: Draft, message: Message, stream: Stream | None, stamp: Stamp, place: str
+    ) -> Ready:
+        whose = self._attribution.of(draft, message.cookies, stream)
+        bare = replace(self._event(draft, message, stream, stamp), sender=whose.sender)
+        additions = self._additions(bare, stream)
+        added = {name: v for name, v in additions.items() if name not in draft.params}
+        reserved = self._reserved(draft, whose)
+        judged = self._judge(stream, whose.sender).judge(
+            replace(bare, params=frozen({**draft.params, **added})),
+            added=list(added),
+            reserved=reserved,
+            now_us=self._now_us(),
+        )
+        if judged.broken:
+            raise _Broken(judged.broken, place)
+        _refuse_unsendable(judged.event, stream)
+        if draft.local_time and message.local:
+            judged = replace(judged, event=self._corrected(judged.event))
+        return self._ready(draft, bare, judged, whose)
+
+    def _judge(self, stream: Stream | None, sender: Sender) -> Judge:
+        """The rules of the stream; without one, of the kind that the sender fits."""
+        if stream is not None:
+            return self._judges[stream.name]
+        return Judge(kind="app" if sender.client_id is None else "web")
 
     def _event(self, draft: Draft, message: Message, stream: Stream | None, stamp: Stamp) -> Event:
-        whole = draft.complete
-        return Event(
+        """The event with its own params and without a sender."""
+        event = Event(
             name=draft.name,
-            params=draft.params if whole else frozen({**self._params, **draft.params}),
+            params=draft.params,
             stream=stream.name if stream else UNASSIGNED,
-            sender=draft.sender if whole else draft.sender.over(self._device.sender(stream)),
-            stamp=stamp,
+            sender=draft.sender,
+            stamp=draft.stamp or stamp,
             event_id=draft.event_id or self._new_id(),
             priority=message.priority if draft.priority is None else draft.priority,
             time_us=draft.time_us,
             session=draft.session,
             actor=draft.actor,
+            sitting=draft.sitting if draft.complete else None,
+        )
+        # Before the rules: by a clock that stands in 1970 microseconds look like seconds.
+        local = draft.local_time and message.local
+        return self._shown(event) if local else event
+
+    def _shown(self, event: Event) -> Event:
+        """With a stamp in place of a time that this device's clock has shown in this boot."""
+        if event.time_us is None or event.time_us > event.stamp.wall_us + FUTURE_US:
+            return event
+        if _is_coarser(event.time_us, event.stamp.wall_us):
+            return event
+        stamp = self._local(event.time_us)
+        return replace(event, stamp=stamp, time_us=None) if stamp.boot_id else event
+
+    def _corrected(self, event: Event) -> Event:
+        """The same for a time of this device's clock after the rules, which know its unit.
+
+        One from before this boot stays what it is, if the clock is right now.
+        """
+        if event.time_us is None:
+            return event
+        stamp = self._local(event.time_us)
+        if stamp.boot_id or not event.stamp.trusted:
+            return replace(event, stamp=stamp, time_us=None)
+        return event
+
+    def _additions(self, event: Event, stream: Stream | None) -> dict[str, Json]:
+        """What the agent puts on an event, in the order in which it gives way."""
+        added = dict(self._params)
+        if stream is None or stream.event_id:
+            added["event_id"] = event.event_id
+        if stream is not None and stream.traffic_type:
+            added["traffic_type"] = stream.traffic_type
+        return added
+
+    def _reserved(self, draft: Draft, whose: Attributed) -> tuple[str, ...]:
+        """The params of a sitting, which is found only when the event is taken."""
+        # Who brings a session of his own keeps it, and what he measured of it.
+        if draft.params.get("session_id") is not None:
+            return ()
+        wanted: tuple[str, ...] = ()
+        if whose.made and self._sessions:
+            wanted = ("session_id", "engagement_time_msec")
+        elif whose.session_id is not None:
+            wanted = ("session_id",)
+        return tuple(name for name in wanted if draft.params.get(name) is None)
+
+    def _ready(self, draft: Draft, bare: Event, judged: Judged, whose: Attributed) -> Ready:
+        who = "" if whose.own else (bare.sender.client_id or bare.sender.app_instance_id or "")
+        return Ready(
+            event=judged.event,
+            attributed=whose,
+            room=judged.room,
+            human=draft.actor != "machine",
+            seen=duplicates.marks(bare, who=who, brought_id=draft.event_id is not None),
+            counts=_counts(judged, whose),
         )
 
 
-def _misfit(draft: Draft, error: InvalidEvent) -> Misfit:
+class _Broken(Exception):  # noqa: N818 - named after what was found
+    """Rules of GA4 that an event breaks and that cannot be repaired."""
+
+    def __init__(self, violations: tuple[Violation, ...], place: str) -> None:
+        super().__init__(len(violations))
+        self.errors = tuple(_error(violation, place) for violation in violations)
+
+
+def _error(violation: Violation, place: str) -> InvalidEvent:
+    """In the terms of the message: the validator saw the event in a body of its own."""
+    path = violation.field_path
+    if path.startswith(ALONE):
+        path = place + path.removeprefix(ALONE)
+    elif place.startswith("["):  # in an array each event has its own sender
+        path = f"{place}.{path}"
+    return InvalidEvent(path.removeprefix("."), violation.description, violation.code.value)
+
+
+def counted(items: Iterable[Ready | RawMessage]) -> Counter[str]:
+    """What the ledger is told of what is taken."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        counts.update(item.counts if isinstance(item, Ready) else {})
+    return counts
+
+
+def _counts(judged: Judged, whose: Attributed) -> dict[str, int]:
+    counts = {f"repaired.{kind}": number for kind, number in judged.repaired.items()}
+    if not whose.made and whose.session_id is None and "session_id" not in judged.event.params:
+        counts["noted.borrowed_without_session"] = 1
+    return counts
+
+
+def _each_once(errors: Iterable[InvalidEvent]) -> tuple[InvalidEvent, ...]:
+    """What is wrong with a body's sender is wrong with each of its events, and said once."""
+    return tuple({(e.field_path, e.description, e.code): e for e in errors}.values())
+
+
+def _is_coarser(time_us: int, now_us: int) -> bool:
+    """Whether it is a time of these days in a coarser unit.
+
+    A clock that was in 1970 for half an hour has shown a number of microseconds that is also the
+    present number of seconds.
+    """
+    return any(-FUTURE_US <= now_us - time_us * unit <= PAST_US for unit in COARSER)
+
+
+def _misfit(draft: Draft, errors: tuple[InvalidEvent, ...]) -> Misfit:
     """An event that can go nowhere, with all that it said: who mends it wants its own time too."""
-    return Misfit(error, jsontext.dumps(draft.said or {"name": draft.name}), draft.stamp)
+    return Misfit(errors, jsontext.dumps(draft.said or {"name": draft.name}), draft.stamp)
 
 
-def _unsendable(event: Event, stream: Stream | None) -> InvalidEvent | None:
+def _refuse_unsendable(event: Event, stream: Stream | None) -> None:
     if too_large(event):
-        return InvalidEvent(
+        raise InvalidEvent(
             "events", f"found an event of over {BODY_LIMIT} bytes, expected less",
             "VALUE_OUT_OF_BOUNDS",
         )  # fmt: skip
     if stream is None:
-        return None
+        return
     needed = "app_instance_id" if stream.is_app else "client_id"
-    if _has(event.sender, needed):
-        return None
-    return InvalidEvent(
-        needed, f"Measurement requires {_article(needed)} {needed}.", "VALUE_REQUIRED"
-    )
-
-
-def _has(sender: Sender, name: str) -> bool:
-    return getattr(sender, name) is not None
+    if getattr(event.sender, needed) is None:
+        raise InvalidEvent(
+            needed, f"Measurement requires {_article(needed)} {needed}.", "VALUE_REQUIRED"
+        )
 
 
 def _article(word: str) -> str:

@@ -297,6 +297,7 @@ def _fields(event: Event) -> dict[str, Any]:
         # What came before any stream was configured goes to the default one.
         "stream": None if event.stream == UNASSIGNED else event.stream,
         "stamp": stamp_fields(event.stamp),
+        "sitting": event.sitting and asdict(event.sitting),
         "complete": True,
     }
     return {name: value for name, value in fields.items() if value is not None} | event.sender.body

@@ -1,25 +1,25 @@
 """What the intake's tests share: a door on a real queue, and a broker."""
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.clock import Clock
 from agent.event import Stream
+from agent.intake.attribution import Device
 from agent.intake.door import Door
-from agent.intake.identity import Device
-from agent.intake.sorting import Sorter
 from agent.queue.event_queue import EventQueue
 from agent.stepwise import Condemned, Stepwise
 from tests.mosquitto import Mosquitto
+from tests.sorters import reception, sorter
 
 NOW = 1_800_000_000_000_000
 ENDPOINT = "https://www.google-analytics.com"
+# Without what the agent adds of its own accord: these tests are about what was said.
 STREAMS = {
-    "main": Stream(name="main", endpoint=ENDPOINT, measurement_id="G-MAIN"),
-    "second": Stream(name="second", endpoint=ENDPOINT, measurement_id="G-SECOND"),
-    "app": Stream(name="app", endpoint=ENDPOINT, firebase_app_id="1:2:android:3"),
+    "main": Stream(name="main", endpoint=ENDPOINT, measurement_id="G-MAIN", event_id=False),
+    "second": Stream(name="second", endpoint=ENDPOINT, measurement_id="G-SECOND", event_id=False),
+    "app": Stream(name="app", endpoint=ENDPOINT, firebase_app_id="1:2:android:3", event_id=False),
 }
 DEVICE = Device(
     client_id="77.88",
@@ -44,20 +44,17 @@ def make_door(queue: EventQueue, tmp_path) -> Callable[..., Door]:
     """A door on the queue; any of its parts can be given."""
 
     def make(**parts) -> Door:
-        numbers = itertools.count(1)
-        knowledge = {
-            "streams": STREAMS,
-            "device": DEVICE,
-            "params": {},
-            "new_id": lambda: f"made-{next(numbers)}",
-        }
-        knowledge |= {name: parts.pop(name) for name in knowledge if name in parts}
+        clock = Clock(
+            wall=lambda: NOW, boot=lambda: 1_000_000, boot_id="b", synchronised=lambda: True
+        )
+        names = ("streams", "judges", "device", "attribution", "params", "new_id", "sessions")
+        knowledge = {"streams": STREAMS, "device": DEVICE, "clock": clock}
+        knowledge |= {name: parts.pop(name) for name in names if name in parts}
         defaults = {
             "queue": queue,
-            "clock": Clock(
-                wall=lambda: NOW, boot=lambda: 1_000_000, boot_id="b", synchronised=lambda: True
-            ),
-            "sorter": Sorter(**knowledge),
+            "clock": clock,
+            "sorter": sorter(**knowledge),
+            "reception": reception(queue),
             "stepwise": Stepwise(directory=tmp_path),
             "condemned": Condemned(),
         }

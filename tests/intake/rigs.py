@@ -67,7 +67,7 @@ class Rig:
     ``keeps``: the far side keeps what was not acknowledged and sends it again by itself.
     ``fates``: what can become of a malformed payload: what is told, and how many dead letters.
     ``seen``: at each acknowledgement of something taken, how many there were by then, and how
-    many the queue's file had as received.
+    many the queue's file had as received, or as taken before.
     """
 
     keeps = False
@@ -110,8 +110,12 @@ class Rig:
 
     def note_acknowledged(self) -> None:
         with self._seen_lock:
-            received = read_snapshot(self.directory).books.received
-            self.seen.append((len(self.seen) + 1, received))
+            self.seen.append((len(self.seen) + 1, self.on_disk()))
+
+    def on_disk(self) -> int:
+        """How many events came and are on the disk; one that was delivered twice came twice."""
+        books = read_snapshot(self.directory).books
+        return books.received + books.refused.get("duplicate", 0)
 
     def _make_source(self, on_bug: Callable[[BaseException], None]) -> Source:
         raise NotImplementedError
@@ -141,7 +145,12 @@ def make_source(door: Door, on_bug: Callable[[BaseException], None], **options: 
     guard = options.pop("guard", Guard())
     status: Callable[[], Mapping[str, Any]] = options.pop("status", lambda: {"state": "ok"})
     application = Application(
-        door=lambda: door, guard=guard, streams=lambda: STREAM_IDS, status=status, on_bug=on_bug
+        door=lambda: door,
+        guard=guard,
+        streams=lambda: STREAM_IDS,
+        status=status,
+        debug=lambda _stream, _body: {},
+        on_bug=on_bug,
     )
     settings = {
         "address": ("127.0.0.1", 0),

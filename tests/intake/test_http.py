@@ -378,6 +378,7 @@ def test_an_app_s_id_picks_an_app_s_stream(door, tmp_path):
         guard=Guard(),
         streams=lambda: {"1:2:android:3": "app"},
         status=dict,
+        debug=lambda _stream, _body: {},
         on_bug=pytest.fail,
     )
     assert status_of(application, "firebase_app_id=1%3A2%3Aandroid%3A3", TAP) == "202"
@@ -560,6 +561,7 @@ def test_no_request_is_a_bug(door, query, more, body, token):
         guard=Guard(token=token and Secret(token), origins=frozenset({"x"})),
         streams=lambda: {"G-MAIN": "main"},
         status=lambda: {"state": "ok"},
+        debug=lambda _stream, _body: {},
         on_bug=lambda bug: pytest.fail(repr(bug)),
     )
     assert status_of(application, query, body, **more) in "202 400 401 403 404 405 415"

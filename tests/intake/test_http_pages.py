@@ -23,6 +23,7 @@ def ask(door):
             guard=Guard(token=token, origins=frozenset({PAGE})),
             streams=dict,
             status=lambda: {"state": "ok"},
+            debug=lambda _stream, _body: {},
             on_bug=lambda bug: pytest.fail(repr(bug)),
         )
         environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_HOST": "localhost", **more}

@@ -6,14 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.event import Event, InvalidEvent, Priority, RawMessage, Stamp
+from agent.event import Event, InvalidEvent, Priority, RawMessage, Stamp, Stream
+from agent.ga4.validate import validate
+from agent.intake.attribution import Attribution, Device
+from agent.intake.judging import Judge
 from agent.intake.mapping import Rule
 from agent.intake.parse import Draft, Misfit, Parsed, Shape
 from agent.intake.sorting import Message, Sorter
 from agent.template import TemplateError
 from agent.topic import TopicFilter
 
-STAMP = Stamp(1, 1, "b", trusted=True)
+NOW = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z
+STAMP = Stamp(NOW, 1, "b", trusted=True)
 TOPIC = "kiosk/12/vend"
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -22,7 +26,9 @@ JSON = st.recursive(
 )
 
 
-def rule(topic="kiosk/+site/#rest", *, params=None, user_properties=None, **texts):
+def rule(
+    topic="kiosk/+site/#rest", *, params=None, user_properties=None, clock="publisher", **texts
+):
     texts = {"name" if key == "event" else key: text for key, text in texts.items()}
     return Rule.read(
         TopicFilter.read(topic),
@@ -30,6 +36,7 @@ def rule(topic="kiosk/+site/#rest", *, params=None, user_properties=None, **text
         params=params or {},
         user_properties=user_properties or {},
         streams=["main", "second"],
+        clock=clock,
     )
 
 
@@ -130,7 +137,7 @@ def test_what_may_be_missing_is_left_out():
         ({"client_id": "{json.a}"}, {"a": 123.456}, "client_id: found a number with a fraction"),
         ({"client_id": "{json.a}"}, {"a": True}, "client_id: found true or false at json.a"),
         ({"client_id": "{json.a}"}, {"a": ""}, "client_id: found a text of 0 characters"),
-        ({"user_id": "{json.a}"}, {"a": "x" * 257}, "user_id: found a text of 257 characters"),
+        ({"user_id": "{json.a}"}, {"a": "x" * 1001}, "user_id: found a text of 1001 characters"),
         ({"event_id": "{json.a}"}, {"a": [1]}, "event_id: found an array at json.a"),
         ({"event": "{json.a}"}, {"a": 2.5}, "name: found a number with a fraction at json.a"),
         ({"event": "{json.a}"}, {"a": ""}, "name: found an empty text, expected the event's name"),
@@ -153,6 +160,7 @@ def test_what_cannot_be_filled_is_a_misfit_with_the_reason(keys, payload, told):
 def test_a_misfit_keeps_the_whole_message():
     found = parsed(rule(event="e", params={"p": "{json.a}"}), b'{ "b" : 1 }')
     assert found.whole
+    assert found.place(0) == ""
     assert found.elements[0].payload == b'{ "b" : 1 }'
 
 
@@ -184,6 +192,290 @@ def test_a_payload_that_cannot_be_read_is_malformed(keys, payload, told):
 def test_a_message_of_another_topic_is_malformed():
     with pytest.raises(InvalidEvent, match="found another topic, expected one that fits kiosk/"):
         parsed(rule(event="e"), b"", topic="other")
+
+
+# Kinds: numbers, ids and amounts
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"), [(b"007", "007"), (b"2.50", "2.50"), (b"4711", "4711"), (b"1e5", "1e5")]
+)
+def test_a_bare_payload_is_an_id_with_every_letter_of_it(payload, kept):
+    made = draft(
+        rule(
+            event="e",
+            params={"item_id": "{value}"},
+            user_properties={"tag_id": "{value}"},
+            user_id="{value}",
+        ),
+        payload,
+    )
+    assert made.params == {"item_id": kept}
+    assert made.sender.user_properties == {"tag_id": {"value": kept}}
+    assert made.sender.user_id == kept
+
+
+def test_an_id_of_the_payload_is_a_text_and_anything_else_keeps_its_kind():
+    made = draft(
+        rule(
+            event="e",
+            params={"machine_id": "{json.n}", "machine": "{json.n}", "part_id": "{json.t}", "s_id": 9},
+        ),
+        {"n": 17, "t": "007"},
+    )  # fmt: skip
+    assert made.params == {"machine_id": "17", "machine": 17, "part_id": "007", "s_id": "9"}
+    assert "found a number with a fraction at json.n" in str(
+        misfit(rule(event="e", params={"machine_id": "{json.n}"}), {"n": 17.5})
+    )
+
+
+@pytest.mark.parametrize("name", ["value", "price", "quantity", "tax", "shipping", "discount"])
+def test_an_amount_is_a_number_in_every_event(name):
+    the_rule = rule(event="vend", params={name: "{json.a}"})
+    for said, number in (("2.50", 2.5), ("3", 3), (2.5, 2.5), (3, 3)):
+        [made] = draft(the_rule, {"a": said}).params.values()
+        assert (made, type(made)) == (number, type(number))
+    for said in ("$19", "2,50", "", "ON", True, [2], {"a": 1}):
+        error = misfit(the_rule, {"a": said})
+        assert (error.field_path, error.code) == (f"params.{name}", "VALUE_INVALID")
+        assert error.description.endswith(
+            "expected a number such as 2.50, with a point and without a currency's sign; "
+            "a field in cents fits as {json.FIELD:div100}"
+        )
+
+
+@pytest.mark.parametrize("name", ["level", "score"])
+def test_what_measures_only_in_some_events_is_a_number_there(name):
+    event = {"level": "level_up", "score": "post_score"}[name]
+    assert draft(rule(event=event, params={name: "{json.a}"}), {"a": "7"}).params == {name: 7}
+    assert misfit(rule(event=event, params={name: "{json.a}"}), {"a": "low"})
+    assert draft(rule(event="battery", params={name: "{json.a}"}), {"a": "low"}).params == {
+        name: "low"
+    }
+
+
+def test_an_amount_that_is_put_together_of_texts_is_a_number_too():
+    made = draft(rule(event="e", params={"value": "{json.e}.{json.c}"}), {"e": 2, "c": "05"})
+    assert made.params == {"value": 2.05}
+
+
+def test_an_amount_that_may_be_missing_is_left_out():
+    assert draft(rule(event="e", params={"value": "{json.a?:div100}"}), {}).params == {}
+
+
+# Items
+
+PRODUCTS = {"from": "json.products", "item_id": "{item.sku}", "price": "{item.cents:div100}",
+            "quantity": "{item.n?}", "shop": "{json.shop}", "site": "{site}", "new": True}  # fmt: skip
+
+
+def test_each_element_of_an_array_becomes_an_item():
+    made = draft(
+        rule(event="e", params={"items": PRODUCTS}),
+        {
+            "shop": "s",
+            "products": [{"sku": "007", "cents": 250}, {"sku": 8, "cents": "199", "n": "2"}],
+        },
+    )
+    more = {"shop": "s", "site": "12", "new": True}
+    assert made.params["items"] == [
+        {"item_id": "007", "price": 2.5, **more},
+        {"item_id": "8", "price": 1.99, "quantity": 2, **more},
+    ]
+
+
+def test_the_payload_itself_can_be_the_array_and_its_elements_bare():
+    made = draft(rule(event="e", params={"items": {"from": "json", "item_id": "{item}"}}), ["a", 7])
+    assert made.params["items"] == [{"item_id": "a"}, {"item_id": "7"}]
+
+
+def test_items_can_be_written_down_one_by_one():
+    said = [
+        {"item_id": "{json.slot}", "price": "{json.price}"},
+        {"item_id": "{json.extra?}", "item_name": "{json.name?}"},
+    ]
+    both = draft(rule(event="e", params={"items": said}), {"slot": 4, "price": "2.5", "extra": "x"})
+    assert both.params["items"] == [{"item_id": "4", "price": 2.5}, {"item_id": "x"}]
+    one = draft(rule(event="e", params={"items": said}), {"slot": 4, "price": 2.5})
+    assert one.params["items"] == [{"item_id": "4", "price": 2.5}]
+
+
+def test_an_array_that_may_be_missing_makes_no_items():
+    the_rule = rule(event="e", params={"items": {"from": "json.a?", "item_id": "{item}"}, "x": 1})
+    for payload in ({}, {"a": None}, {"a": []}):
+        assert draft(the_rule, payload).params == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("payload", "place", "told", "code"),
+    [
+        ({}, "params.items", "found nothing at json.a, expected a value, or {json.a?}", "REQUIRED"),
+        ({"a": []}, "params.items", "found an empty array at json.a, expected an array of 1 to 200", "INVALID"),
+        ({"a": {"0": 1}}, "params.items", "found an object at json.a, expected an array", "INVALID"),
+        ({"a": "x"}, "params.items", "found a text at json.a, expected an array of", "INVALID"),
+        ({"a": [{"i": 1}] * 201}, "params.items", "found 201 elements at json.a, expected", "EXCEEDED"),
+        ({"a": [{"i": 1}, {}]}, "params.items[1].item_id", "found nothing at item.i", "REQUIRED"),
+        ({"a": [{"i": 1.5}]}, "params.items[0].item_id", "found a number with a fraction", "INVALID"),
+        ({"a": [{"i": 1, "p": "$2"}]}, "params.items[0].price", "found a text that is no", "INVALID"),
+        ({"a": [7]}, "params.items[0].item_id", "found nothing at item.i", "REQUIRED"),
+    ],
+)  # fmt: skip
+def test_an_array_that_makes_no_items_says_why(payload, place, told, code):
+    items = {"from": "json.a", "item_id": "{item.i}", "price": "{item.p?}"}
+    error = misfit(rule(event="e", params={"items": items}), payload)
+    assert error.field_path == place
+    assert error.description.startswith(told)
+    assert code in error.code
+
+
+def test_items_are_put_on_json_events_without_their_own():
+    the_rule = rule(params={"items": {"from": "json.products", "item_id": "{item}"}})
+    body = {"client_id": "1.2", "events": [{"name": "a"}, {"name": "b", "params": {"items": [1]}}]}
+    error = misfit(the_rule, {"events": [{"name": "a"}]})
+    assert str(error).startswith("params.items: found nothing at json.products")
+    the_rule = rule(params={"items": [{"item_id": "{site}"}]})
+    made = parsed(the_rule, body).elements
+    assert [each.params["items"] for each in made] == [[{"item_id": "12"}], [1]]
+
+
+SALE = {
+    "sale": 4711,
+    "cur": "EUR",
+    "total": 449,
+    "lines": [{"slot": "B4", "name": "Water", "cents": 150}, {"slot": 7, "cents": "299", "n": 1}],
+}
+
+
+def test_a_purchase_that_ga4_finds_nothing_wrong_with_comes_from_a_vending_machine():
+    the_rule = rule(
+        event="purchase",
+        event_id="{json.sale}",
+        params={
+            "transaction_id": "{json.sale}",
+            "value": "{json.total:div100}",
+            "currency": "{json.cur}",
+            "items": {
+                "from": "json.lines",
+                "item_id": "{item.slot}",
+                "item_name": "{item.name?}",
+                "price": "{item.cents:div100}",
+                "quantity": "{item.n?:int}",
+            },
+        },
+    )
+    made = draft(the_rule, SALE)
+    assert made.params == {
+        "transaction_id": "4711",
+        "value": 4.49,
+        "currency": "EUR",
+        "items": [
+            {"item_id": "B4", "item_name": "Water", "price": 1.5},
+            {"item_id": "7", "price": 2.99, "quantity": 1},
+        ],
+    }
+    body = {"client_id": "1.2", "events": [{"name": made.name, "params": dict(made.params)}]}
+    assert validate(body, stream="web", now_us=NOW) == ()
+
+
+# The publisher's time
+
+
+@pytest.mark.parametrize(
+    "said", [1767268800, 1767268800000, "1767268800.000", "2026-01-01T14:00:00+02:00"]
+)
+@pytest.mark.parametrize("clock", ["publisher", "device"])
+def test_a_field_says_when_it_happened(said, clock):
+    made = draft(rule(event="e", time="{json.ts}", clock=clock), {"ts": said})
+    assert made.time_us == NOW
+    assert made.local_time is (clock == "device")
+
+
+def test_a_time_is_put_together_of_texts_or_a_bare_payload():
+    made = draft(rule(event="e", time="{json.d}T{json.t}Z"), {"d": "2026-01-01", "t": "12:00"})
+    assert made.time_us == NOW
+    assert draft(rule(event="e", time="{value}"), b"1767268800").time_us == NOW
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (300, "found a time before 2001, as of a clock that was never set"),
+        ("2026-01-01T12:00:00", "found a time without its zone"),
+        ("", "found an empty text"),
+        (4711.0, "found a time before 2001"),
+        ([1], "found an array"),
+    ],
+)
+def test_what_is_no_time_is_a_misfit(said, told):
+    error = misfit(rule(event="e", time="{json.ts}"), {"ts": said})
+    assert error.field_path == "time"
+    assert error.description.startswith(told)
+
+
+def test_a_clock_of_this_device_may_stand_in_1970():
+    made = draft(rule(event="e", time="{json.ts}", clock="device"), {"ts": 300})
+    assert (made.time_us, made.local_time) == (300_000_000, True)
+
+
+def test_a_message_need_not_say_its_time():
+    assert draft(rule(event="e", time="{json.ts?}"), {}).time_us is None
+    assert misfit(rule(event="e", time="{json.ts}"), {}).code == "VALUE_REQUIRED"
+
+
+def test_times_of_json_events_are_of_the_same_clock():
+    stamped = {"name": "a", "timestamp_micros": 5}
+    for clock, local in (("publisher", False), ("device", True)):
+        made = draft(rule(clock=clock), stamped)
+        assert (made.time_us, made.local_time) == (5, local)
+    under = rule(time="{json.ts}")
+    body = {"events": [stamped, {"name": "b"}], "timestamp_micros": None}
+    assert misfit(under, body).field_path == "time"
+
+
+# Keys that become ids, and are not kept
+
+
+def test_a_key_is_taken_from_the_message_and_is_not_among_what_is_kept():
+    made = draft(
+        rule(event="e", client_key="{json.card}", params={"x": "{json.x}"}), {"card": 7731, "x": 1}
+    )
+    assert made.client_key == "7731"
+    assert "7731" not in repr(made)
+    assert "7731" not in json.dumps(dict(made.said))
+
+
+def test_an_event_that_says_whose_it_is_needs_no_key_of_the_rule():
+    the_rule = rule(client_id="{site}")
+    keyed = draft(the_rule, {"name": "a", "client_key": "own"})
+    assert (keyed.client_key, keyed.sender.client_id) == ("own", None)
+    the_rule = rule(client_key="{site}")
+    assert draft(the_rule, {"name": "a", "client_key": "own"}).client_key == "own"
+    assert draft(the_rule, {"name": "a"}).client_key == "12"
+
+
+@pytest.mark.parametrize(
+    ("key", "payload", "kept"),
+    [
+        ("{json.card}", b'{"card":"7731","b":1}', b'{"b":1}'),
+        ("{json.a.0.card?}", b'{"a":[{"card":"7731","c":2},3]}', b'{"a":[{"c":2},3]}'),
+        ("{json.a.1}", b'{"a":[1,"7731"]}', b'{"a":[1]}'),
+        ("{json.card}", b'{"card":"7731","card":"x7731"}', b"{}"),
+        ("{json.card}", b'{"card":"7731"', b""),
+        ("{json.card}", b'{"b":1,"client_key":"7731"}', b'{"b":1}'),
+        ("{value}", b"7731", b""),
+        ("{site}", b'{"b":1}', b'{"b":1}'),
+    ],
+)
+def test_a_message_is_kept_without_the_key_that_is_read_from_it(key, payload, kept):
+    the_rule = rule(event="e", client_key=key)
+    assert the_rule.without_unkept(payload) == kept
+
+
+def test_a_misfit_does_not_keep_the_key():
+    found = parsed(
+        rule(event="e", client_key="{json.card}", params={"p": "{json.p}"}), {"card": "7731"}
+    )
+    assert found.elements[0].payload == b"{}"
 
 
 # JSON events, with what the rule puts on them
@@ -251,8 +543,23 @@ def test_a_text_that_is_no_template_is_found_when_the_rule_is_made():
         rule(event="e", params={"p": "{sote}"})
 
 
-def sort(message, streams, device):
-    sorter = Sorter(streams=streams, device=device, params={}, new_id=lambda: "made")
+def sort(message):
+    streams = {
+        name: Stream(name=name, endpoint="https://www.google-analytics.com", measurement_id="G-1")
+        for name in ("main", "second")
+    }
+    device = Device(
+        client_id="77.88", user_properties={}, consent={}, hardware={}, location={}
+    )  # fmt: skip
+    sorter = Sorter(
+        streams=streams,
+        judges=dict.fromkeys(streams, Judge()),
+        attribution=Attribution(device=device),
+        params={},
+        new_id=lambda: "made",
+        local=lambda _: STAMP,
+        now_us=lambda: NOW,
+    )
     return sorter.sort(message, STAMP)
 
 
@@ -262,31 +569,22 @@ def message(payload, the_rule, **more):
     )
 
 
-def test_a_mapped_message_is_completed_like_any_other(streams, device):
-    the_rule = rule(event="temperature", params={"value": "{value}"})
-    [event] = sort(message(b"21.5", the_rule, priority=Priority.LOW), streams, device).items
+def test_a_mapped_message_is_completed_like_any_other():
+    the_rule = rule(event="temperature", params={"celsius": "{value}"})
+    [event] = sort(message(b"21.5", the_rule, priority=Priority.LOW)).stored
     assert isinstance(event, Event)
-    assert event.sender.client_id == device.client_id
-    assert (event.stream, event.priority, event.params) == ("main", Priority.LOW, {"value": 21.5})
+    assert event.sender.client_id == "77.88"
+    assert (event.stream, event.priority, event.params["celsius"]) == ("main", Priority.LOW, 21.5)
 
 
 @pytest.mark.parametrize(
     ("payload", "reason"), [(b'{"b":1}', "invalid"), (b"ON", "malformed"), (b"\xff", "malformed")]
 )
-def test_what_is_no_event_is_a_dead_letter_with_its_own_bytes(payload, reason, streams, device):
+def test_what_is_no_event_is_a_dead_letter_with_its_own_bytes(payload, reason):
     the_rule = rule(event="e", params={"p": "{json.a}"})
-    done = sort(message(payload, the_rule), streams, device)
+    done = sort(message(payload, the_rule))
     [error] = done.rejected
-    assert done.items == (RawMessage("mqtt", reason, payload, STAMP, str(error)),)
-
-
-def test_an_event_that_is_too_large_is_kept_as_it_came(streams, device):
-    payload = b"x" * 140_000
-    [letter] = sort(
-        message(payload, rule(event="e", params={"p": "{value}"})), streams, device
-    ).items
-    assert isinstance(letter, RawMessage)
-    assert payload.startswith(letter.payload)
+    assert done.stored == (RawMessage("mqtt", reason, payload, STAMP, str(error)),)
 
 
 def test_the_same_payload_of_another_topic_is_another_message():
@@ -296,10 +594,22 @@ def test_the_same_payload_of_another_topic_is_another_message():
 
 # Algebra
 
-TEXTS = st.sampled_from(["{json.a}", "{json.a?}", "x{json.a.0}", "{site}", "{topic}", "constant"])
-BARE = st.sampled_from(["{value}", "v{value}", "{rest}", "constant"])
-KEYS = ("client_id", "app_instance_id", "user_id", "event_id", "actor", "session", "stream",
-        "priority")  # fmt: skip
+TEXTS = st.sampled_from(
+    [
+        "{json.a}",
+        "{json.a?}",
+        "x{json.a.0}",
+        "{json.a?:int}",
+        "{json.a:div100}",
+        "{site}",
+        "{topic}",
+    ]
+)
+OF_ITEM = TEXTS | st.sampled_from(["{item}", "{item.a?}", "{item.a:bool}", "{item.0}"])
+BARE = st.sampled_from(["{value}", "v{value}", "{value:float}", "{rest}", "constant"])
+KEYS = ("client_id", "client_key", "app_instance_id", "user_id", "event_id", "actor", "session",
+        "stream", "priority", "time")  # fmt: skip
+NAMES = st.sampled_from(["p", "q", "value", "p_id", "quantity"])
 
 
 @st.composite
@@ -308,8 +618,13 @@ def rules(draw):
     texts = draw(st.sampled_from([TEXTS, BARE]))
     event = {"event": draw(texts)} if texts is BARE or draw(st.booleans()) else {}
     keys = draw(st.dictionaries(st.sampled_from(KEYS), texts, max_size=3))
-    tables = st.dictionaries(st.sampled_from("pq"), texts | st.integers())
-    return rule(**event, **keys, params=draw(tables), user_properties=draw(tables))
+    tables = st.dictionaries(NAMES, texts | st.integers(), max_size=3)
+    params = draw(tables)
+    if texts is TEXTS and draw(st.booleans()):
+        made = st.dictionaries(NAMES, OF_ITEM, min_size=1, max_size=2)
+        params |= {"items": {"from": draw(st.sampled_from(["json", "json.a?"])), **draw(made)}}
+    clock = draw(st.sampled_from(["device", "publisher"]))
+    return rule(**event, **keys, params=params, user_properties=draw(tables), clock=clock)
 
 
 PAYLOADS = (

@@ -15,8 +15,10 @@ import pytest
 import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
-from paho.mqtt.client import topic_matches_sub
+from paho.mqtt.client import Client, topic_matches_sub
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from agent import wiring
 from agent.event import Priority
 from agent.intake.mqtt import (
     BATCH_BYTES,
@@ -29,7 +31,7 @@ from agent.intake.mqtt import (
 )
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
-from agent.queue.event_queue import EventQueue
+from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
 from agent.secret import Secret
 from tests.intake.publisher import Publisher
@@ -420,6 +422,158 @@ def test_certificate_files_that_are_mended_let_the_source_start(
     until(lambda: agent._runner.worker.problem, "the source being unavailable")
     shutil.copy(certificates.authority, authority)
     until(lambda: agent.subscribed, "the subscription")
+
+
+# -- the broker's session -----------------------------------------------------------------------
+
+
+def reset_session(broker, client_id, protocol):
+    """What the broker keeps for the agent is gone, as after a broker's own loss of its store."""
+    mqtt5 = protocol == "5"
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=None if mqtt5 else True,
+        protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
+    )
+    client.connect("127.0.0.1", broker.port, **({"clean_start": True} if mqtt5 else {}))
+    client.loop_start()
+    until(client.is_connected, "the connection that resets the session")
+    client.disconnect()
+    client.loop_stop()
+
+
+class Names:
+    """Names the broker's sessions, and refuses it at first if told so. It notes when."""
+
+    def __init__(self, subscribed):
+        self.made = []
+        self.refusals = 0
+        self.on_refusal = lambda: None
+        self.tried_at = []
+        self._subscribed = subscribed
+
+    def __call__(self):
+        self.tried_at.append(self._subscribed())
+        if self.refusals:
+            self.refusals -= 1
+            self.on_refusal()
+            raise StorageError("disk_full", "cannot write the queue: the disk is full")
+        self.made.append(f"session-{len(self.made)}")
+        return self.made[-1]
+
+
+@pytest.fixture
+def named_agent(make_agent, broker):
+    """An agent that keeps the name of its session from run to run, and the names it made."""
+
+    def make(protocol):
+        agent = make_agent(broker, protocol=protocol)
+        names = Names(lambda: agent.subscribed)
+        plain = agent.make_source
+        agent.make_source = lambda: plain(
+            session=names.made[-1] if names.made else "", begin_session=names
+        )
+        return agent, names
+
+    return make
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_new_session_of_the_broker_gets_a_name_before_it_is_subscribed_and_keeps_it(
+    named_agent, broker, protocol
+):
+    agent, names = named_agent(protocol)
+    agent.join()
+    assert (len(names.made), names.tried_at) == (1, [0])
+    agent.stop()
+    agent.join()
+    assert len(names.made) == 1
+    agent.stop()
+    reset_session(broker, agent.client_id, protocol)
+    agent.join()
+    assert (len(names.made), names.tried_at) == (2, [0, 2])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_after_the_loss_of_the_session_an_old_id_with_an_old_payload_is_a_new_message(
+    named_agent, site, protocol
+):
+    """Its first delivery was cut, so that it comes again at once: as if it had come before."""
+    agent, _ = named_agent(protocol)
+    agent.join()
+    site.publisher.publish(agent.topic, TAP)
+    until(lambda: len(events(site.directory)) == 1, "the first message")
+    agent.stop()
+    reset_session(site.broker, agent.client_id, protocol)
+    cut_first_delivery(agent, site, protocol)
+    agent.join()
+    until(lambda: counted(site.queue) == 2, "the second message")
+    assert len(events(site.directory)) == 2
+    assert site.broker.said(f"Sending PUBLISH to {agent.client_id} (d1, q1, r0, m1,") == 1
+
+
+def cut_first_delivery(agent, site, protocol):
+    """A new session gets a message that the agent does not live to commit."""
+    source = agent.make_source()
+    client, stop = source._client(), threading.Event()
+    until(lambda: source.take_once(client, stop) or agent.subscribed == 2, "the new session")
+    site.publisher.publish(agent.topic, TAP)
+    deliveries = f"Sending PUBLISH to {agent.client_id} (d0, q1, r0, m1,"
+    site.broker.wait_said(deliveries, 2)
+    client.socket().close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_in_the_same_session_a_message_that_is_delivered_again_is_a_duplicate(
+    named_agent, site, make_relay, protocol
+):
+    agent, names = named_agent(protocol)
+    taken = threading.Event()
+    relay = make_relay(site.broker.port, on_puback=lambda: cut_once(relay, taken))
+    agent._port = relay.port
+    agent.join()
+    site.publisher.publish(agent.topic, TAP)
+    site.broker.wait_said(f"Sending PUBLISH to {agent.client_id} (d1, q1, r0, m1,")
+    until(lambda: counted(site.queue) == 2, "the second delivery")
+    assert (len(events(site.directory)), len(names.made)) == (1, 1)
+    assert site.queue.books.refused == {"duplicate": 1}
+
+
+def cut_once(relay, taken):
+    """The first acknowledgement does not get through."""
+    if not taken.is_set():
+        taken.set()
+        relay.cut()
+
+
+def counted(queue):
+    books = queue.books
+    return books.received + sum(books.refused.values())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_while_the_disk_does_not_take_the_name_nothing_is_subscribed(
+    named_agent, site, make_relay, cut
+):
+    """Nor after another connection, at which the broker has the session that it has just made."""
+    agent, names = named_agent("5")
+    relay = make_relay(site.broker.port)
+    agent._port = relay.port
+    names.refusals, names.on_refusal = 1, relay.cut if cut else lambda: None
+    agent.join()
+    assert (names.tried_at, names.made) == ([0, 0], ["session-0"])
+    site.publisher.publish(agent.topic, TAP)
+    until(lambda: len(events(site.directory)) == 1, "the message")
+
+
+def test_the_name_of_the_session_is_kept_with_the_queue_and_never_the_same_twice(queue):
+    """Beside the topics, which come and go."""
+    queue.put_many([], state=[SourceState(wiring.MQTT, "a/topic", "")])
+    names = [wiring._name_session(queue) for _ in range(3)]
+    assert len(set(names)) == 3
+    assert queue.source_state(wiring.MQTT_SESSION) == {"name": names[-1]}
+    assert queue.source_state(wiring.MQTT) == {"a/topic": ""}
 
 
 # -- acknowledgements ---------------------------------------------------------------------------

@@ -22,6 +22,12 @@ def subscriptions(text):
     return wiring.subscriptions(config.mqtt, config.stream)
 
 
+def said(event):
+    """What the message said, without what the agent adds."""
+    added = ("event_id", "session_id", "engagement_time_msec")
+    return {name: value for name, value in event.params.items() if name not in added}
+
+
 @pytest.fixture
 def publish(door, broker):
     """Run a source with a mapping on topics below ROOT, and publish there."""
@@ -54,7 +60,7 @@ def test_a_bare_value_of_a_named_topic_is_an_event_in_the_queue(publish, tmp_pat
         [[mqtt.subscriptions]]
         topic = "ROOT/+room/#what"
         event = "{what}"
-        params = { value = "{value}", room = "{room}" }
+        params = { state = "{value}", room = "{room}" }
         actor = "machine"
         priority = "low"
         """
@@ -63,8 +69,8 @@ def test_a_bare_value_of_a_named_topic_is_an_event_in_the_queue(publish, tmp_pat
     say("hall/light", b"ON")
     until(lambda: len(events(tmp_path)) == 2, "the events")
     first, second = events(tmp_path)
-    assert (first.name, first.params) == ("temperature", {"value": 21.5, "room": "hall"})
-    assert (second.name, second.params) == ("light", {"value": "ON", "room": "hall"})
+    assert (first.name, said(first)) == ("temperature", {"state": 21.5, "room": "hall"})
+    assert (second.name, said(second)) == ("light", {"state": "ON", "room": "hall"})
     assert (first.actor, first.priority) == ("machine", Priority.LOW)
     assert first.sender.client_id == "77.88"
 
@@ -84,10 +90,42 @@ def test_names_go_with_a_shared_subscription(publish, tmp_path):
     say("12/vend", b'{"stream":"main"}')
     until(lambda: letters(tmp_path), "the dead letter")
     [event] = events(tmp_path)
-    assert (event.params, event.stream) == ({"site": "12", "price": 2.5}, "second")
+    assert (said(event), event.stream) == ({"site": "12", "price": 2.5}, "second")
     assert event.sender.client_id == "4711"
     [letter] = letters(tmp_path)
     assert (letter.reason, letter.payload) == ("invalid", b'{"stream":"main"}')
+
+
+def test_a_sale_of_a_vending_machine_is_a_purchase_in_the_queue(publish, tmp_path):
+    say = publish(
+        """
+        [[mqtt.subscriptions]]
+        topic = "ROOT/+machine/sale"
+        event = "purchase"
+        time = "{json.ts}"
+
+        [mqtt.subscriptions.params]
+        transaction_id = "{machine}-{json.sale}"
+        value = "{json.total:div100}"
+        currency = "EUR"
+        items = { from = "json.lines", item_id = "{item.slot}", price = "{item.cents:div100}" }
+        """
+    )
+    sale = b'{"sale":4711,"ts":"2026-01-01T14:00:00+02:00","total":"449","lines":'
+    say("17/sale", sale + b'[{"slot":"007","cents":150},{"slot":8,"cents":"299"}]}')
+    say("17/sale", sale + b'[{"slot":"007","cents":"1,50"}]}')
+    until(lambda: letters(tmp_path), "the dead letter")
+    [event] = events(tmp_path)
+    assert event.name == "purchase"
+    assert event.time_us == 1_767_268_800_000_000
+    assert said(event) == {
+        "transaction_id": "17-4711",
+        "value": 4.49,
+        "currency": "EUR",
+        "items": [{"item_id": "007", "price": 1.5}, {"item_id": "8", "price": 2.99}],
+    }
+    [letter] = letters(tmp_path)
+    assert "params.items[0].price: found a text that is no number at item.cents" in letter.why
 
 
 def test_without_a_mapping_a_subscription_has_no_rule_whatever_its_wildcards_are_called():

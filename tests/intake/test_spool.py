@@ -43,8 +43,19 @@ NOBODY = 65534
 BOM = b"\xef\xbb\xbf"
 
 
-def tap(number, **fields):
-    return json.dumps({"name": "tap", "event_id": f"e{number}", **fields}).encode()
+def tap(number, params=None, **fields):
+    """Without an event_id: by that an event would be known again, whatever file it is in."""
+    params = {"number": f"e{number}"} | (params or {})
+    return json.dumps({"name": "tap", "params": params, **fields}).encode()
+
+
+def number_of(event):
+    """The number that a tap has; of others the event_id."""
+    return event.params.get("number", event.event_id)
+
+
+def number_in(line):
+    return json.loads(line)["params"]["number"]
 
 
 def taps(*numbers, end=b"\n"):
@@ -186,13 +197,13 @@ def drained(queue):
     """Deliver all there is; the ids."""
     found = []
     while leased := queue.lease("main", limit=25):
-        found += [row.event.event_id for row in leased]
+        found += [number_of(row.event) for row in leased]
         queue.ack_many([row.id for row in leased])
     return found
 
 
 def ids(directory):
-    return [event.event_id for event in events(directory)]
+    return [number_of(event) for event in events(directory)]
 
 
 # -- what is taken --------------------------------------------------------------------------
@@ -1043,7 +1054,7 @@ def test_a_file_whose_beginning_was_written_anew_is_read_from_there(
     if restarted:
         spool.restart()
     spool.look()
-    assert taken() == ["e1", "e2", *(json.loads(line)["event_id"] for line in content)]
+    assert taken() == ["e1", "e2", *map(number_in, content)]
     assert spool.left == []
 
 
@@ -1176,7 +1187,7 @@ def test_after_a_kill_a_new_file_of_the_same_name_is_taken(spool, taken, replace
     content = replace(spool, path).read_bytes()
     spool.restart()
     spool.look()
-    assert taken() == ["e1", json.loads(content)["event_id"]]
+    assert taken() == ["e1", number_in(content)]
     assert spool.left == []
 
 
