@@ -1,24 +1,34 @@
 """The shipper: lease, build, post, triage; then ack, bury or release.
 
 Exactly this layer retries. What was sent without a clear answer stays leased by nobody and is
-sent again, so at most (connections x 25) events can arrive twice.
+sent again, so at most (connections x 25) events can arrive twice; of a stream that says
+``on_uncertain = "lose"`` it is dropped and counted.
+
+Nothing leaves before the time is known: without it nobody can tell what is too late, nor keep an
+event out of the future. Until then a probe without events goes in their place, for the ``Date``
+of its answer.
 """
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
+from agent.anchor import Moment
 from agent.bell import Bell
 from agent.clock import Clock
+from agent.delivery.marks import Marks
 from agent.delivery.outlet import NEVER, Outlet, OutletReport
-from agent.delivery.transport import Transport
-from agent.event import Priority
-from agent.ga4.outcome import Delivered, Outcome, Rejected, Retry, triage
-from agent.ga4.request import EVENTS_MAX, build, fitting
+from agent.delivery.transport import Exchange, Transport
+from agent.event import Event, Priority, Stamp, Stream
+from agent.ga4.departure import Departing, Terms, Withheld, departures
+from agent.ga4.outcome import Delivered, Outcome, Rejected, Retry, probed, server_time, triage
+from agent.ga4.request import EVENTS_MAX, Request, build, fitting, probe
 from agent.progress import Progress
-from agent.queue.event_queue import EventQueue, Leased, StorageError, Traffic
+from agent.queue.event_queue import EventQueue, StorageError, Traffic
+from agent.queue.ledger import Sent
 from agent.stepwise import Stepwise
 
 log = logging.getLogger(__name__)
@@ -27,6 +37,20 @@ IDLE = 10.0  # seconds between looks when nothing rings; also what keeps the wat
 HELD_MAX = 16 * EVENTS_MAX  # events held back in one look for batches that may still fill
 WITNESSES = 50  # events asked whether the endpoint takes anything at all
 STORAGE_WAIT = 5.0  # seconds before a delivery that could not be recorded is recorded again
+NO_TIME = Retry(
+    "offline",
+    "cannot tell the time: found a clock that is not set and no usable Date in the endpoint's "
+    "answer, expected one of them; turn NTP on (timedatectl set-ntp true)",
+)
+NO_MARK = Retry("offline", "cannot send: the disk does not take the mark of what is being sent")
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A leased event as it leaves now; ``id`` is its row."""
+
+    id: int
+    departing: Departing
 
 
 class Unrecorded:
@@ -66,8 +90,19 @@ class Shipper:
         bell: Bell,
         stepwise: Stepwise,
         max_delay: float,
+        when: Callable[[Stamp], Moment],
+        session_id: Callable[[Event], int],
+        now_us: Callable[[], int],
+        trusted: Callable[[], bool],
+        confirm: Callable[..., None],
     ) -> None:
-        """``max_delay``: seconds that a part-filled batch may wait for more events."""
+        """``max_delay``: seconds that a part-filled batch may wait for more events.
+
+        ``when``: the true time of a stamp. ``session_id``: that of an event with a ``sitting``;
+        it must not raise StorageError. ``now_us``: the true time, if ``trusted``. ``confirm``
+        hears what time a verified answer named: ``server_us``, ``error_us``, ``sent_boot_us``,
+        ``received_boot_us``.
+        """
         self._queue = queue
         self._outlets = deque(outlets)
         self._transport = transport
@@ -75,12 +110,19 @@ class Shipper:
         self._bell = bell
         self._stepwise = stepwise
         self._max_delay = max_delay
+        self._when = when
+        self._session_id = session_id
+        self._now_us = now_us
+        self._trusted = trusted
+        self._confirm = confirm
+        self._knew_the_time = False
         self._paused = False
         self._stopping = False
         self._flushed_us = 0  # since boot: what was taken before waits for no others any more
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._unrecorded = Unrecorded()
+        self._marks = Marks(queue=queue, record=self._record)
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Ship until told to stop; ``stop()`` wakes it."""
@@ -97,6 +139,7 @@ class Shipper:
             return NEVER
         if not self._unrecorded.written():
             return STORAGE_WAIT
+        self._hurry_once_the_time_is_known()
         wait = NEVER
         for outlet in self._in_turn():
             wait = min(wait, self._ship_from(outlet))
@@ -158,16 +201,57 @@ class Shipper:
         if ticket is None:
             return NEVER
         try:
-            leased, wait = self._batch(outlet)
-            if leased:
-                self._deliver(outlet, ticket, leased)
+            if not self._knows_the_time(outlet, ticket):
+                return outlet.wait_s() or NEVER
+            parcels, wait = self._batch(outlet)
+            if parcels:
+                self._deliver(outlet, ticket, parcels)
             return wait
         finally:
             outlet.leave()
 
+    # -- what time it is ------------------------------------------------------------------------
+
+    def _knows_the_time(self, outlet: Outlet, ticket: int) -> bool:
+        """Whether events may leave. If not, the endpoint was asked as soon as any wanted to."""
+        if self._trusted():
+            return True
+        if self._stopping or not any(self._queue.ready(name) for name in outlet.queued_as):
+            return False
+        exchange = self._exchange(probe(outlet.stream), outlet.stream)
+        self._queue.note_traffic(_cost(exchange))
+        trouble = probed(exchange.answer, outlet.stream)
+        if trouble is None and self._trusted():
+            return True
+        outlet.failed(trouble or NO_TIME, ticket)
+        return False
+
+    def _hurry_once_the_time_is_known(self) -> None:
+        """What waits may have waited for the clock alone: TLS needs it too."""
+        if self._knew_the_time or not self._trusted():
+            return
+        self._knew_the_time = True
+        for outlet in tuple(self._outlets):
+            outlet.try_now()
+
+    def _exchange(self, request: Request, stream: Stream) -> Exchange:
+        """Post, and hear what time the answer names."""
+        sent_us = self._clock.boot_us()
+        exchange = self._transport.post(request)
+        received_us = self._clock.boot_us()
+        if said := server_time(exchange.answer, stream):
+            self._confirm(
+                server_us=said.us,
+                error_us=said.error_us,
+                sent_boot_us=sent_us,
+                received_boot_us=received_us,
+            )
+            self._hurry_once_the_time_is_known()
+        return exchange
+
     # -- what may leave -----------------------------------------------------------------------
 
-    def _batch(self, outlet: Outlet) -> tuple[Sequence[Leased], float]:
+    def _batch(self, outlet: Outlet) -> tuple[Sequence[Parcel], float]:
         """The events that may leave now; without any, the seconds until some may.
 
         Part-filled batches that may still fill are held back, and others let past them.
@@ -176,52 +260,82 @@ class Shipper:
         held: list[int] = []
         wait = NEVER
         try:
-            while len(held) < HELD_MAX and (leased := self._lease(outlet, limit)):
-                fitting_ = self._cut(leased)
-                full = len(fitting_) < len(leased) or len(leased) == limit
-                fill_s = 0.0 if full else self._may_fill_s(leased)
+            while len(held) < HELD_MAX and (parcels := self._lease(outlet, limit)):
+                fitting_ = self._cut(parcels)
+                full = len(fitting_) < len(parcels) or len(parcels) == limit
+                fill_s = 0.0 if full else self._may_fill_s(parcels)
                 if fill_s <= 0:
                     return fitting_, 0.0
-                held += _ids(leased)
+                held += _ids(parcels)
                 wait = min(wait, fill_s)
         finally:
             self._queue.release(held)
         return (), wait
 
-    def _lease(self, outlet: Outlet, limit: int) -> tuple[Leased, ...]:
-        for name in outlet.queued_as:
-            with self._stepwise.step() as touch:
-                leased = self._queue.lease(
-                    name, limit=limit, on_pick=lambda ids: touch(*_rows(ids))
-                )
-            if leased:
-                return leased
+    def _lease(self, outlet: Outlet, limit: int) -> tuple[Parcel, ...]:
+        """Events of one sender that may leave; on the way to them, those that may not are buried."""
+        buried: Counter[str] = Counter()
+        try:
+            for name in outlet.queued_as:
+                while parcels := self._load(outlet.stream, name, limit):
+                    departing, withheld = _sorted(parcels)
+                    if not withheld:
+                        return departing
+                    self._queue.release(_ids(departing))
+                    self._withhold(withheld)
+                    buried.update({reason: len(ids) for reason, ids in withheld.items()})
+                    if self._stopping or self._unrecorded.writes:
+                        return ()
+        finally:
+            for reason, number in buried.items():
+                log.warning("stream %s: dead letters: %d %s", outlet.stream.name, number, reason)
         return ()
 
-    def _cut(self, leased: Sequence[Leased]) -> Sequence[Leased]:
+    def _load(
+        self, stream: Stream, name: str, limit: int
+    ) -> list[tuple[int, Departing | Withheld]]:
+        """Lease events, and see what becomes of each when it leaves now."""
+        with self._stepwise.step() as touch:
+            leased = self._queue.lease(name, limit=limit, on_pick=lambda ids: touch(*_rows(ids)))
+            terms = Terms(
+                stream=stream,
+                now_us=self._now_us(),
+                when=self._when,
+                session_id=self._session_id,
+            )
+            found = departures([row.event for row in leased], terms)
+        return [(row.id, what) for row, what in zip(leased, found, strict=True)]
+
+    def _withhold(self, withheld: Mapping[str, Sequence[int]]) -> None:
+        self._beat()  # a queue that has waited for a week is many of these
+        for reason, ids in withheld.items():
+            self._record(partial(self._queue.bury, ids, reason=reason))
+
+    def _cut(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
         """As many as one request may carry; the others are given back."""
         with self._stepwise.step() as touch:
-            touch(*_rows(_ids(leased)))
-            number = fitting([row.event for row in leased])
-        self._queue.release(_ids(leased[number:]))
-        return leased[:number]
+            touch(*_rows(_ids(parcels)))
+            number = fitting([parcel.departing for parcel in parcels])
+        self._queue.release(_ids(parcels[number:]))
+        return parcels[:number]
 
-    def _may_fill_s(self, leased: Sequence[Leased]) -> float:
+    def _may_fill_s(self, parcels: Sequence[Parcel]) -> float:
         """Seconds for which these may wait for others to fill their batch."""
+        events = [parcel.departing.event for parcel in parcels]
         if any(
-            row.event.priority == Priority.HIGH or row.event.stamp.boot_us <= self._flushed_us
-            for row in leased
+            event.priority == Priority.HIGH or event.stamp.boot_us <= self._flushed_us
+            for event in events
         ):
             return 0.0
-        ages = [self._clock.age_in_this_boot_s(row.event.stamp) for row in leased]
+        ages = [self._clock.age_in_this_boot_s(event.stamp) for event in events]
         # What another boot left has waited long enough, whatever the clocks say.
         return self._max_delay - max(self._max_delay if age is None else age for age in ages)
 
     # -- delivering it --------------------------------------------------------------------------
 
-    def _deliver(self, outlet: Outlet, ticket: int, leased: Sequence[Leased]) -> None:
-        refused: list[tuple[Leased, str]] = []
-        settled = self._settle(outlet, ticket, leased, refused)
+    def _deliver(self, outlet: Outlet, ticket: int, parcels: Sequence[Parcel]) -> None:
+        refused: list[tuple[int, str]] = []
+        settled = self._settle(outlet, ticket, parcels, refused)
         if not refused:
             return
         if settled:
@@ -229,39 +343,63 @@ class Shipper:
         if settled:
             self._judge(outlet, ticket, refused)
         else:
-            self._queue.release([row.id for row, _ in refused])
+            self._queue.release([row_id for row_id, _ in refused])
 
     def _settle(
         self,
         outlet: Outlet,
         ticket: int,
-        leased: Sequence[Leased],
-        refused: list[tuple[Leased, str]],
+        parcels: Sequence[Parcel],
+        refused: list[tuple[int, str]],
     ) -> bool:
-        """Post; halve what is rejected until single events are left. False: try later."""
-        if self._stopping or self._unrecorded.writes:
-            self._queue.release(_ids(leased))
+        """Post; halve what is rejected until single events are left. False: try later.
+
+        ``refused``: rows and reasons of single events, which stay leased.
+        """
+        ids = _ids(parcels)
+        if not self._may_post(outlet, ticket, ids):
+            self._queue.release(ids)
             return False
-        outcome, traffic = self._post(outlet, leased)
+        exchange, outcome = self._post(outlet, parcels)
         match outcome:
             case Delivered():
-                self._acknowledge(outlet, ticket, leased, traffic)
+                self._acknowledge(outlet, ticket, parcels, _cost(exchange))
+                return True
             case Retry():
                 outlet.failed(outcome, ticket)
-                self._queue.release(_ids(leased))
+                self._marks.keep_or_lose(outlet.stream, ids, exchange.answer)
                 return False
-            case Rejected(reason) if len(leased) == 1:
-                refused.append((leased[0], reason))
-            case Rejected():
-                middle = len(leased) // 2
-                first, second = leased[:middle], leased[middle:]
-                if not self._settle(outlet, ticket, first, refused):
-                    self._queue.release(_ids(second))
-                    return False
-                return self._settle(outlet, ticket, second, refused)
-        return True
+            case Rejected(reason):
+                self._marks.take_off(outlet.stream, ids)
+                if len(ids) > 1:
+                    return self._halve(outlet, ticket, parcels, refused)
+                refused.append((ids[0], reason))
+                return True
 
-    def _ask_others(self, outlet: Outlet, ticket: int, refused: list[tuple[Leased, str]]) -> bool:
+    def _may_post(self, outlet: Outlet, ticket: int, ids: Sequence[int]) -> bool:
+        """Whether a request may begin, with what must be on record before it."""
+        if self._stopping or self._unrecorded.writes:
+            return False
+        if self._marks.set(outlet.stream, ids):
+            return True
+        outlet.failed(NO_MARK, ticket)
+        return False
+
+    def _halve(
+        self,
+        outlet: Outlet,
+        ticket: int,
+        parcels: Sequence[Parcel],
+        refused: list[tuple[int, str]],
+    ) -> bool:
+        middle = len(parcels) // 2
+        first, second = parcels[:middle], parcels[middle:]
+        if not self._settle(outlet, ticket, first, refused):
+            self._queue.release(_ids(second))
+            return False
+        return self._settle(outlet, ticket, second, refused)
+
+    def _ask_others(self, outlet: Outlet, ticket: int, refused: list[tuple[int, str]]) -> bool:
         """Try single events further down the line until one passes. False: try later.
 
         What is behind refused events must not wait for them, and whether it passes tells whose
@@ -277,32 +415,31 @@ class Shipper:
                 return False
         return True
 
-    def _judge(self, outlet: Outlet, ticket: int, refused: Sequence[tuple[Leased, str]]) -> None:
+    def _judge(self, outlet: Outlet, ticket: int, refused: Sequence[tuple[int, str]]) -> None:
         """Bury refused events only if the endpoint takes others: else it refuses everything."""
         if outlet.delivered_within_the_hour():
-            for row, reason in refused:
+            for row_id, reason in refused:
                 log.warning("stream %s: dead letter: %s", outlet.stream.name, reason)
-                self._record(partial(self._queue.bury, [row.id], reason=reason))
+                self._record(partial(self._queue.bury, [row_id], reason=reason))
             return
         reason = f"the endpoint refuses every event ({refused[0][1]}); check endpoint and stream"
         outlet.failed(Retry("misconfigured", reason), ticket)
-        self._queue.release([row.id for row, _ in refused])
+        self._queue.release([row_id for row_id, _ in refused])
 
-    def _post(self, outlet: Outlet, leased: Sequence[Leased]) -> tuple[Outcome, Traffic]:
+    def _post(self, outlet: Outlet, parcels: Sequence[Parcel]) -> tuple[Exchange, Outcome]:
         """Build, post, triage. While the network is waited for, no row is being touched."""
         self._beat()
-        rows = _rows(_ids(leased))
+        rows = _rows(_ids(parcels))
         with self._stepwise.step() as touch:
             touch(*rows)
-            request = build([row.event for row in leased], outlet.stream)
-        exchange = self._transport.post(request)
+            request = build([parcel.departing for parcel in parcels], outlet.stream)
+        exchange = self._exchange(request, outlet.stream)
         with self._stepwise.step() as touch:
             touch(*rows)
             outcome = triage(exchange.answer, outlet.stream)
-        traffic = Traffic(1, exchange.sent, exchange.received)
         if not isinstance(outcome, Delivered):
-            self._queue.note_traffic(traffic)
-        return outcome, traffic
+            self._queue.note_traffic(_cost(exchange))
+        return exchange, outcome
 
     def _beat(self) -> None:
         """A bisection is many requests: each of them is progress."""
@@ -311,9 +448,15 @@ class Shipper:
             progress.beat()
 
     def _acknowledge(
-        self, outlet: Outlet, ticket: int, leased: Sequence[Leased], traffic: Traffic
+        self, outlet: Outlet, ticket: int, parcels: Sequence[Parcel], traffic: Traffic
     ) -> None:
-        self._record(partial(self._queue.ack_many, _ids(leased), traffic=traffic))
+        counts: Counter[str] = Counter()
+        for parcel in parcels:
+            counts.update(parcel.departing.counts)
+        sent = [_sent(parcel.departing, outlet.stream) for parcel in parcels]
+        self._record(
+            partial(self._queue.ack_many, _ids(parcels), traffic=traffic, sent=sent, counts=counts)
+        )
         if outlet.delivered(ticket):
             self._bell.ring()  # the other connections may join
 
@@ -326,8 +469,31 @@ class Shipper:
             self._unrecorded.add(write)
 
 
-def _ids(leased: Sequence[Leased]) -> list[int]:
-    return [row.id for row in leased]
+def _sorted(
+    found: Sequence[tuple[int, Departing | Withheld]],
+) -> tuple[tuple[Parcel, ...], dict[str, list[int]]]:
+    """What may leave, and the rows of what may not, by reason."""
+    withheld: dict[str, list[int]] = {}
+    for row_id, what in found:
+        if isinstance(what, Withheld):
+            withheld.setdefault(what.reason, []).append(row_id)
+    parcels = tuple(Parcel(i, what) for i, what in found if isinstance(what, Departing))
+    return parcels, withheld
+
+
+def _sent(departing: Departing, stream: Stream) -> Sent:
+    event = departing.event
+    return Sent.of(
+        name=event.name, sender=event.sender, stream=stream.name, time_us=departing.time_us
+    )
+
+
+def _cost(exchange: Exchange) -> Traffic:
+    return Traffic(1, exchange.sent, exchange.received)
+
+
+def _ids(parcels: Sequence[Parcel]) -> list[int]:
+    return [parcel.id for parcel in parcels]
 
 
 def _rows(ids: Sequence[int]) -> list[str]:

@@ -32,7 +32,8 @@ class Transport:
     def post(self, request: Request) -> Exchange:
         """Send once. Trouble on the network is an answer (NoAnswer), never an exception."""
         # The colons of an app id stay as they are, as in the samples: both forms are in use.
-        url = f"{request.url}?{urlencode(request.query, safe=':')}"
+        query = urlencode(request.query, safe=":")
+        url = f"{request.url}?{query}" if query else request.url
         sent = len(url) + len(request.body) + REQUEST_OVERHEAD
         try:
             client = self._client()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.anchor import Moment
 from agent.bell import Bell
 from agent.clock import Clock
 from agent.delivery.backoff import Backoff
@@ -23,13 +24,13 @@ CAP = 64 * 1024 * 1024
 WALL = 1_800_000_000_000_000
 
 
-def stream(endpoint, *, name="main", measurement_id="G-MAIN", secret=SECRET, accept_body=False):
+def stream(endpoint, *, name="main", measurement_id="G-MAIN", secret=SECRET, **settings):
     return Stream(
         name=name,
         endpoint=endpoint,
         measurement_id=measurement_id,
         secret=Secret(secret) if secret else None,
-        accept_body=accept_body,
+        **settings,
     )
 
 
@@ -44,6 +45,39 @@ class Time:
 
     def pass_(self, seconds):
         self.now += seconds
+
+
+class Present:
+    """What the device knows of the time: everything exactly, until a test takes it away.
+
+    A ``Date`` that is confirmed makes it trusted, unless it is ``deaf``. ``errors``: microseconds
+    by which the stamps of a boot may be wrong.
+    """
+
+    def __init__(self, now_us):
+        self._now_us = now_us
+        self.is_trusted = True
+        self.deaf = False
+        self.confirmed = []
+        self.errors = {}
+        self.resolved = []
+
+    def trusted(self):
+        return self.is_trusted
+
+    def now_us(self):
+        return self._now_us()
+
+    def when(self, stamp):
+        return Moment(stamp.wall_us, self.errors.get(stamp.boot_id, 0))
+
+    def session_id(self, event):
+        self.resolved.append(event.name)
+        return event.sitting.start.wall_us // 1_000_000
+
+    def confirm(self, *, server_us, error_us, sent_boot_us, received_boot_us):
+        self.confirmed.append((server_us, error_us, sent_boot_us, received_boot_us))
+        self.is_trusted = self.is_trusted or not self.deaf
 
 
 class TestQueue(EventQueue):
@@ -64,6 +98,18 @@ class TestQueue(EventQueue):
     def bury(self, *args, **kwargs):
         self._refuse()
         super().bury(*args, **kwargs)
+
+    def mark_sending(self, *args, **kwargs):
+        self._refuse()
+        super().mark_sending(*args, **kwargs)
+
+    def unmark_sending(self, *args, **kwargs):
+        self._refuse()
+        super().unmark_sending(*args, **kwargs)
+
+    def drop(self, *args, **kwargs):
+        self._refuse()
+        super().drop(*args, **kwargs)
 
     def _refuse(self):
         if self.refusing:
@@ -90,6 +136,7 @@ class Stage:
             boot_id="boot",
             synchronised=lambda: True,
         )
+        self.present = Present(self.clock.wall_us)
         self.transport = Transport(client=lambda: Client(deadline=self.deadline))
 
     def shipper(self, *streams, connections=1, max_delay=0.0, stepwise=None, transport=None):
@@ -113,6 +160,11 @@ class Stage:
             bell=self.bell,
             stepwise=stepwise or Stepwise(directory=self.directory),
             max_delay=max_delay,
+            when=self.present.when,
+            session_id=self.present.session_id,
+            now_us=self.present.now_us,
+            trusted=self.present.trusted,
+            confirm=self.present.confirm,
         )
 
     def put(self, *names, stream="main", client="1.1", **fields):

@@ -14,6 +14,7 @@ import trustme
 from agent.delivery.transport import Transport
 from agent.emulator import Emulator, Fault
 from agent.event import Event, Sender, Stamp, Stream
+from agent.ga4.departure import Departing
 from agent.ga4.outcome import NoAnswer, Response
 from agent.ga4.request import build
 from agent.secret import Secret
@@ -38,9 +39,10 @@ def request_for(url, *, app=False, text="", stream_secret=SECRET):
         sender=sender,
         stamp=STAMP,
         event_id="e",
-        params={"text": text},
     )
-    return build([event], stream)
+    now_us = STAMP.wall_us
+    departing = Departing(event=event, time_us=now_us, happened_us=now_us, params={"text": text})
+    return build([departing], stream)
 
 
 @pytest.fixture

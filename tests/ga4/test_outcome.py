@@ -15,7 +15,10 @@ from agent.ga4.outcome import (
     Rejected,
     Response,
     Retry,
+    maybe_counted,
+    probed,
     retry_after,
+    server_time,
     triage,
 )
 
@@ -178,6 +181,137 @@ def test_a_date_without_a_zone_is_utc():
     assert retry_after(found) == 60.0
 
 
+# What a probe says
+
+
+PROBED = [
+    # status, content type, has a body, what stands in the way
+    (200, JSON, True, None),
+    (204, "", False, None),
+    (400, "", False, None),
+    (401, "", False, None),
+    (403, HTML, True, None),
+    (404, HTML, True, None),
+    (405, "", False, None),
+    (411, "", False, None),
+    (413, "", False, None),
+    (200, HTML, True, "login_page"),
+    (302, "", False, "login_page"),
+    (408, "", False, "offline"),
+    (425, "", False, "offline"),
+    (429, "", False, "offline"),
+    (500, "", False, "offline"),
+    (503, "", False, "offline"),
+    (511, HTML, True, "login_page"),
+]
+
+
+@pytest.mark.parametrize(("status", "content_type", "body", "state"), PROBED)
+def test_of_a_probe_only_what_would_hold_for_events_too_is_trouble(
+    status, content_type, body, state
+):
+    trouble = probed(answer(status, body=body, content_type=content_type), GA4)
+    assert (trouble and trouble.state) == state
+
+
+def test_a_probe_that_is_asked_to_wait_says_for_how_long():
+    assert probed(answer(429, retry="30"), GA4).after == 30
+    assert probed(answer(503, retry="30"), GA4).after == 30
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_probe_without_an_answer_is_trouble_like_any_other_request(blocks):
+    none = NoAnswer(reason="r", maybe_sent=True, clock_blocks_tls=blocks)
+    assert probed(none, GA4) == triage(none, GA4)
+
+
+# What time it is there
+
+
+NOON_US = int(NOON.timestamp()) * 1_000_000
+
+
+@pytest.mark.parametrize("status", [200, 204, 299, 400, 401, 403, 404, 405, 413, 429])
+@pytest.mark.parametrize("endpoint", ["https://x.example", "HTTPS://x.example:8443/ga4"])
+def test_a_verified_answer_tells_the_time_as_the_middle_of_its_second(status, endpoint):
+    stream = Stream(name="main", endpoint=endpoint)
+    told = server_time(answer(status, date=format_datetime(NOON)), stream)
+    assert (told.us, told.error_us) == (NOON_US + 500_000, 500_000)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "believed"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:80", True),
+        ("http://localhost:1", True),
+        ("http://10.0.0.1", False),
+        ("http://x.example", False),
+        ("http://127.0.0.1.example", False),
+        ("http://localhost.example", False),
+        ("127.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_without_a_certificate_only_this_machine_is_believed(endpoint, believed):
+    stream = Stream(name="main", endpoint=endpoint)
+    told = server_time(answer(204, date=format_datetime(NOON)), stream)
+    assert (told is not None) == believed
+
+
+@pytest.mark.parametrize("status", [100, 301, 302, 500, 503, 511])
+def test_neither_a_redirect_nor_a_server_in_trouble_is_asked_for_the_time(status):
+    assert server_time(answer(status, date=format_datetime(NOON)), GA4) is None
+
+
+def test_a_login_page_is_not_believed():
+    page = answer(200, body=True, content_type=HTML, date=format_datetime(NOON))
+    assert server_time(page, CONTAINER) is None
+
+
+@pytest.mark.parametrize(
+    ("date", "believed"),
+    [
+        ("", False),
+        ("yesterday", False),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", False),
+        ("Wed, 31 Dec 2025 23:59:59 GMT", False),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", True),
+    ],
+)
+def test_a_time_from_before_this_program_is_no_time(date, believed):
+    assert (server_time(answer(204, date=date), GA4) is not None) == believed
+
+
+def test_without_an_answer_there_is_no_time():
+    assert server_time(NoAnswer(reason="r", maybe_sent=True), GA4) is None
+
+
+# What may have been counted
+
+
+@pytest.mark.parametrize(
+    ("found", "counted"),
+    [
+        (NoAnswer(reason="r", maybe_sent=True), True),
+        (NoAnswer(reason="r", maybe_sent=False), False),
+        (answer(500), True),
+        (answer(502), True),
+        (answer(503, retry="30"), True),
+        (answer(504), True),
+        (answer(200, body=True, content_type=JSON), True),
+        (answer(200, body=True, content_type=HTML), False),
+        (answer(511, body=True, content_type=HTML), False),
+        (answer(302), False),
+        *((answer(status), False) for status in (400, 401, 403, 404, 405, 407, 408, 413, 425, 429)),
+    ],
+    ids=str,
+)
+def test_only_a_clear_no_says_that_nothing_was_counted(found, counted):
+    assert maybe_counted(found) == counted
+
+
 DATE_PARTS = [
     "Sun,", "Mon", "01", "99", "Mar", "Foo", "2026", "-1", "12:00:00", "1:2", "99:99:99", ":",
     "GMT", "+0100", "-0000", "+99999999", "EST", ",", "-", "01-Mar-26", "9" * 30, "²",
@@ -219,3 +353,11 @@ def test_delivered_is_a_204_or_a_2xx_that_no_login_page_gives(found, stream):
 def test_only_400_and_413_are_blamed_on_the_events(found):
     blamed = isinstance(triage(found, GA4), Rejected)
     assert blamed == (isinstance(found, Response) and found.status in (400, 413))
+
+
+@given(found=ANSWERS, stream=st.sampled_from([GA4, CONTAINER]))
+def test_every_answer_to_a_probe_is_understood(found, stream):
+    told, trouble = server_time(found, stream), probed(found, stream)
+    assert told is None or told.us >= 1_767_225_600_000_000  # 2026
+    assert trouble is None or isinstance(trouble, Retry)
+    assert maybe_counted(found) in (True, False)
