@@ -13,20 +13,26 @@ from hypothesis import strategies as st
 from agent.config import (
     Config,
     ConfigError,
+    ConsentSettings,
     DeliverySettings,
     DeviceSettings,
+    HardwareSettings,
     HttpSettings,
+    LocationSettings,
     LogSettings,
     MqttSettings,
     NetworkSettings,
     Problem,
     QueueSettings,
+    RulesSettings,
+    SessionSettings,
     SpoolSettings,
     StreamSettings,
     SubscriptionSettings,
     load,
     parse,
 )
+from agent.ga4.policy import Policy
 
 FOLDER = Path(__file__).parent.parent / "device_configs"
 STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\n'
@@ -71,12 +77,41 @@ def test_a_full_file_loads_with_durations_in_seconds_and_sizes_in_bytes():
         firebase_app_id = "1:1233455666:android:abcdefgh"
         api_secret_file = "/etc/secret"
         accept_body = true
+        mode = "strict"
+        debug = true
+        traffic_type = "internal"
+        late = "restamp"
+        on_uncertain = "lose"
+        send_event_id = false
+        send_time_uncertain = false
+        keep_pii = true
+        [stream.app.rules]
+        ga360 = true
+        item_custom_params = 10
+        counting = "url_encoded"
+        numeric_texts = false
+        value_and_currency = "event_builder"
+        client_ids = "recommended"
+        session_ids = "any"
+        user_data_needs_user_id = true
+        reserved_events = ["click"]
+        event_prefixes = ["ga_"]
+        future = "1 min"
         [device]
         client_id = "123.456"
         app_instance_id = "0123456789abcdefABCDEF0123456789"
         user_id = "operator"
         user_properties = { tier = "flagship" }
         params = { site = "store-12", floor = 2, share = 0.5, open = true }
+        id_salt_file = "/etc/salt"
+        fill_in_hardware = false
+        consent = { ad_user_data = "GRANTED" }
+        hardware = { category = "smart tv", screen_resolution = "1920x1080", language = "de" }
+        location = { city = "Köln", region_id = "DE-NW", country_id = "DE", continent_id = "150" }
+        [session]
+        enabled = false
+        timeout = "2 min"
+        longest = "1 h"
         [http]
         listen = "unix:/run/a.sock"
         hosts = ["Kiosk.local", "::1"]
@@ -121,6 +156,27 @@ def test_a_full_file_loads_with_durations_in_seconds_and_sizes_in_bytes():
                 firebase_app_id="1:1233455666:android:abcdefgh",
                 api_secret_file=Path("/etc/secret"),
                 accept_body=True,
+                mode="strict",
+                debug=True,
+                traffic_type="internal",
+                late="restamp",
+                on_uncertain="lose",
+                send_event_id=False,
+                send_time_uncertain=False,
+                keep_pii=True,
+                rules=RulesSettings(
+                    ga360=True,
+                    item_custom_params=10,
+                    counting="url_encoded",
+                    numeric_texts=False,
+                    value_and_currency="event_builder",
+                    client_ids="recommended",
+                    session_ids="any",
+                    user_data_needs_user_id=True,
+                    reserved_events=("click",),
+                    event_prefixes=("ga_",),
+                    future=60.0,
+                ),
             ),
         },
         device=DeviceSettings(
@@ -129,7 +185,17 @@ def test_a_full_file_loads_with_durations_in_seconds_and_sizes_in_bytes():
             user_id="operator",
             user_properties={"tier": "flagship"},
             params={"site": "store-12", "floor": 2, "share": 0.5, "open": True},
+            id_salt_file=Path("/etc/salt"),
+            fill_in_hardware=False,
+            consent=ConsentSettings(ad_user_data="GRANTED", ad_personalization="DENIED"),
+            hardware=HardwareSettings(
+                category="smart tv", screen_resolution="1920x1080", language="de"
+            ),
+            location=LocationSettings(
+                city="Köln", region_id="DE-NW", country_id="DE", continent_id="150"
+            ),
         ),
+        session=SessionSettings(enabled=False, timeout=120.0, longest=3600.0),
         http=HttpSettings(
             listen="unix:/run/a.sock",
             hosts=("kiosk.local", "::1"),
@@ -163,6 +229,26 @@ def test_a_full_file_loads_with_durations_in_seconds_and_sizes_in_bytes():
     )
     assert type(config.device.params["open"]) is bool
     assert type(config.device.params["floor"]) is int
+
+
+def test_events_are_repaired_and_nothing_personal_is_sent_unless_the_file_says_otherwise():
+    stream, config = parse(STREAM, name="F").stream["main"], Config()
+    assert (stream.mode, stream.late, stream.on_uncertain) == ("repair", "dead", "repeat")
+    assert (stream.debug, stream.keep_pii, stream.traffic_type) == (False, False, None)
+    assert (stream.send_event_id, stream.send_time_uncertain) == (True, True)
+    assert config.device.visitor == "device"
+    assert config.device.consent == ConsentSettings(
+        ad_user_data="DENIED", ad_personalization="DENIED"
+    )
+    assert config.device.hardware == HardwareSettings()  # a category is never guessed
+    assert config.session == SessionSettings(enabled=True, timeout=1800.0, longest=86_400.0)
+
+
+def test_the_rules_of_a_stream_are_those_of_validation_unless_the_file_says_otherwise():
+    rules, policy = dataclasses.asdict(RulesSettings()), dataclasses.asdict(Policy())
+    assert rules.pop("future") * 1_000_000 == policy["future_us"]
+    for key, value in rules.items():
+        assert (frozenset(value) if key == "reserved_events" else value) == policy[key], key
 
 
 def test_the_first_stream_of_the_file_is_the_default_one():
@@ -248,6 +334,7 @@ def test_what_may_be_secret_or_personal_is_not_in_the_repr_of_a_configuration():
     config = parse(
         '[network]\nproxy = "http://marker1:marker2@p:1"\n[device]\nclient_id = "marker3"\n'
         'user_id = "marker4"\nuser_properties = { a = "marker5" }\nparams = { a = "marker6" }\n'
+        'hardware.model = "marker9"\nlocation.city = "marker10"\n'
         f'{MQTT}username = "marker7"\nclient_id = "marker8"\n{TOPIC}',
         name="F",
     )
@@ -273,6 +360,8 @@ MAYBE_SECRET = "a text that may hold a secret (not shown)"
 LEVEL_PLUS = "+ as a whole level, as in kiosk/+/events"
 WILDCARD_NAMES = "names of letters, digits and _ behind + and #, as in kiosk/+site/#rest"
 LEVEL_HASH = "# as the whole last level, as in kiosk/#"
+TRAFFIC_TYPE = ANY_HARDWARE = "a text of 1 to 100 characters"
+EVENT_NAME = "a letter, then up to 39 letters, digits and _"
 ORIGIN = 'an origin such as "https://kiosk.example", or "null" for pages from files'
 
 TOP = [
@@ -297,13 +386,83 @@ TOP = [
 ]
 TABLES = {
     "stream.main": [
+        ('mode = "fix"', "mode", "'fix'", '"repair" or "strict" or "off"'),
+        ("mode = false", "mode", "false", '"repair" or "strict" or "off"'),
+        ("debug = 1", "debug", "1", "true or false"),
+        ('traffic_type = ""', "traffic_type", "''", TRAFFIC_TYPE),
+        (f'traffic_type = "{"x" * 101}"', "traffic_type", repr("x" * 60 + "…"), TRAFFIC_TYPE),
+        ("traffic_type = true", "traffic_type", "true", TRAFFIC_TYPE),
+        ('late = "drop"', "late", "'drop'", '"dead" or "restamp" or "send"'),
+        ('on_uncertain = "ask"', "on_uncertain", "'ask'", '"repeat" or "lose"'),
+        ("send_event_id = 0", "send_event_id", "0", "true or false"),
+        ("send_time_uncertain = 0", "send_time_uncertain", "0", "true or false"),
+        ("keep_pii = 0", "keep_pii", "0", "true or false"),
+        ("rules = 1", "rules", "a number", "a table [stream.NAME.rules]"),
         ('measurement_id = "UA-1"', "measurement_id", "'UA-1'", MEASUREMENT),
         ('measurement_id = "g-abc"', "measurement_id", "'g-abc'", MEASUREMENT),
         ('measurement_id = "G-A\\n"', "measurement_id", r"'G-A\n'", MEASUREMENT),
         ('firebase_app_id = "1:2:android"', "firebase_app_id", "'1:2:android'", FIREBASE),
         ("firebase_app_id = 12", "firebase_app_id", "12", FIREBASE),
     ],
+    "stream.main.rules": [
+        ("ga360 = 1", "ga360", "1", "true or false"),
+        (
+            "item_custom_params = 101",
+            "item_custom_params",
+            "101",
+            "a whole number from 0 to 100",
+        ),
+        ('counting = "bytes"', "counting", "'bytes'", '"characters" or "url_encoded"'),
+        ("numeric_texts = 1", "numeric_texts", "1", "true or false"),
+        (
+            "value_and_currency = true",
+            "value_and_currency",
+            "true",
+            '"documented" or "event_builder"',
+        ),
+        ('client_ids = "all"', "client_ids", "'all'", '"any" or "recommended"'),
+        ('session_ids = "all"', "session_ids", "'all'", '"documented" or "any"'),
+        ("user_data_needs_user_id = 1", "user_data_needs_user_id", "1", "true or false"),
+        ('reserved_events = "click"', "reserved_events", "a text", "an array of event names"),
+        ('reserved_events = ["a b"]', "reserved_events[0]", "'a b'", EVENT_NAME),
+        ("event_prefixes = [1]", "event_prefixes[0]", "1", EVENT_NAME),
+        ('future = "25 h"', "future", "'25 h'", "a duration from 0 s to 24 h"),
+    ],
+    "session": [
+        ("enabled = 1", "enabled", "1", "true or false"),
+        ('timeout = "5 h"', "timeout", "'5 h'", "a duration from 1 s to 4 h"),
+        ('longest = "25 h"', "longest", "'25 h'", "a duration from 1 s to 24 h"),
+    ],
+    "device.consent": [
+        ('ad_user_data = "granted"', "ad_user_data", "'granted'", '"GRANTED" or "DENIED"'),
+        ("ad_personalization = true", "ad_personalization", "true", '"GRANTED" or "DENIED"'),
+    ],
+    "device.hardware": [
+        ('category = ""', "category", "''", "a text of 1 to 100 characters"),
+        (
+            'screen_resolution = "1920 x 1080"',
+            "screen_resolution",
+            "'1920 x 1080'",
+            'a text like "1920x1080"',
+        ),
+        ("operating_system_version = 12", "operating_system_version", "12", ANY_HARDWARE),
+        ('model = "a\\nb"', "model", r"'a\nb'", ANY_HARDWARE),
+        (f'brand = "{"x" * 101}"', "brand", repr("x" * 60 + "…"), ANY_HARDWARE),
+    ],
+    "device.location": [
+        ('city = " "', "city", "' '", "a text of 1 to 100 characters"),
+        ('region_id = "NW"', "region_id", "'NW'", 'a text like "US-CA" (ISO 3166-2)'),
+        ('country_id = "de"', "country_id", "'de'", 'a text like "US" (ISO 3166-1)'),
+        ("subcontinent_id = 21", "subcontinent_id", "21", 'a text like "021" (UN M49)'),
+        ('continent_id = "19"', "continent_id", "'19'", 'a text like "019" (UN M49)'),
+    ],
     "device": [
+        ('visitor = "person"', "visitor", "'person'", '"device" or "sitting"'),
+        ("fill_in_hardware = 1", "fill_in_hardware", "1", "true or false"),
+        ('id_salt_file = "the salt itself"', "id_salt_file", NOT_SHOWN, ABSOLUTE),
+        ("consent = 1", "consent", "a number", "a table [device.consent]"),
+        ("hardware = []", "hardware", "an empty array", "a table [device.hardware]"),
+        ("location = 1", "location", "a number", "a table [device.location]"),
         ('client_id = ""', "client_id", NOT_SHOWN, '"auto" or a client id of one line'),
         ('client_id = "a\\nb"', "client_id", NOT_SHOWN, '"auto" or a client id of one line'),
         ("client_id = 12.5", "client_id", "a number", '"auto" or a client id of one line'),
@@ -390,7 +549,7 @@ TOPICS = [
     ("a/+1b/c", "'a/+1b/c'", WILDCARD_NAMES),
     ("a/+b-c/d", "'a/+b-c/d'", WILDCARD_NAMES),
     ("a/#b c", "'a/#b c'", WILDCARD_NAMES),
-    ("+json/a", "'+json/a'", "other names of wildcards than json, value, topic"),
+    ("+json/a", "'+json/a'", "other names of wildcards than json, item, value, topic"),
     ("+a/#a", "'+a/#a'", "each name of a wildcard once"),
     ("$share/+g/a", "'$share/+g/a'", "$share/GROUP/FILTER, the group without + and #"),
     ("a/#/b", "'a/#/b'", LEVEL_HASH),
@@ -425,9 +584,10 @@ ENDPOINTS = [
 
 def table_cases():
     for table, cases in TABLES.items():
-        prefix = STREAM if table == "stream.main" else f"[{table}]\n"
+        prefix = {"stream.main": STREAM, "stream.main.rules": f"{STREAM}[{table}]\n"}
         for line, key, found, expected in cases:
-            text = f"[{table}]\n{line}" if "_id = " in line else f"{prefix}{line}"
+            bare = (table == "stream.main" and '_id = "' in line) or "app_id = " in line
+            text = f"[{table}]\n{line}" if bare else prefix.get(table, f"[{table}]\n") + line
             yield text, f"{table}.{key}", found, expected
 
 
@@ -605,6 +765,51 @@ def test_a_path_of_a_unix_socket_must_fit_into_its_address():
             }.items()
         ),
         (
+            '[session]\ntimeout = "2 h"\nlongest = "1 h"',
+            [
+                (
+                    "F: session.timeout: found timeout = 2 h beside longest = 1 h, "
+                    "expected a timeout that is no longer than the longest session"
+                )
+            ],
+        ),
+        (
+            '[session]\nlongest = "10 min"',
+            [
+                (
+                    "F: session.longest: found timeout = 30 min beside longest = 10 min, "
+                    "expected a timeout that is no longer than the longest session"
+                )
+            ],
+        ),
+        (
+            '[stream.app]\nfirebase_app_id = "1:2:a:b"\n[device]\nvisitor = "sitting"',
+            [
+                (
+                    'F: device.visitor: found "sitting" although every stream is an app stream, '
+                    'expected "device": an app stream knows people by app_instance_id only'
+                )
+            ],
+        ),
+        (
+            '[device]\nvisitor = "sitting"\n[session]\nenabled = false',
+            [
+                (
+                    'F: device.visitor: found "sitting" although [session] enabled = false, '
+                    "expected sessions, because a sitting is one"
+                )
+            ],
+        ),
+        (
+            '[device]\nvisitor = "sitting"\nclient_id = "1.2"',
+            [
+                (
+                    'F: device.client_id: found a fixed id although visitor = "sitting", '
+                    'expected "auto": each sitting gets an id of its own'
+                )
+            ],
+        ),
+        (
             '[spool]\ndirectory = "/var/lib"',
             [
                 (
@@ -635,6 +840,141 @@ def test_a_missing_key_or_a_broken_rule_between_keys_is_told(text, expected):
 )
 def test_an_address_that_others_can_reach_is_taken_with_a_token_or_when_unused(more):
     assert parse(f"[http]\n{more}", name="F").http.address
+
+
+def test_sittings_are_taken_where_one_stream_of_several_is_a_web_stream():
+    app = '[stream.app]\nfirebase_app_id = "1:2:a:b"\n'
+    text = f'{app}{STREAM}[device]\nvisitor = "sitting"\nclient_id = "auto"'
+    assert parse(text, name="F").device.visitor == "sitting"
+
+
+# What GA4 would drop or cut of what every event carries
+
+LONG = "x" * 101
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            'params.ga_site = "x"',
+            (
+                "params.ga_site: found a name with the prefix ga_, which GA4 keeps for itself, "
+                "expected another"
+            ),
+        ),
+        (
+            "params.firebase_conversion = 1",
+            "params.firebase_conversion: found a name that GA4 keeps for itself, expected another",
+        ),
+        (
+            'params.store-no = "x"',
+            (
+                "params.store-no: found a name with other characters, "
+                "expected letters, digits and _ only"
+            ),
+        ),
+        (
+            f"params.{'p' * 41} = 1",
+            f"params.{'p' * 41}: found a name of 41 characters, expected at most 40",
+        ),
+        (
+            f'params.site = "{LONG}"',
+            "params.site: found a text of 101 characters, expected at most 100",
+        ),
+        (
+            'params.currency = "euro"',
+            (
+                "params.currency: found a text that is no currency, "
+                "expected a code of ISO 4217 in capitals, like EUR"
+            ),
+        ),
+        ('params.items = "x"', "params.items: found a text, expected an array of items"),
+        (
+            f"params = {{ {', '.join(f'p{n} = {n}' for n in range(26))} }}",
+            "params: found 26 params, expected at most 25",
+        ),
+        (
+            "params.session_id = 5",
+            (
+                "params.session_id: found a param of the agent's own, "
+                "expected it nowhere: the agent puts it on events ([session])"
+            ),
+        ),
+        (
+            "params.engagement_time_msec = 1",
+            (
+                "params.engagement_time_msec: found a param of the agent's own, "
+                "expected it nowhere: the agent puts it on events ([session])"
+            ),
+        ),
+        (
+            'params.event_id = "a"',
+            (
+                "params.event_id: found a param of the agent's own, "
+                "expected it nowhere: each event gets its own"
+            ),
+        ),
+        (
+            "params.timestamp_micros = 1",
+            (
+                "params.timestamp_micros: found a param of the agent's own, "
+                "expected it nowhere: each event has its own time"
+            ),
+        ),
+        (
+            "params.debug_mode = true",
+            (
+                "params.debug_mode: found a param of the agent's own, "
+                "expected debug = true under [stream.NAME], else it is taken out again"
+            ),
+        ),
+        (
+            "user_properties.user_id = 1",
+            "user_properties.user_id: found a name that GA4 keeps for itself, expected another",
+        ),
+        (
+            f"user_properties.{'u' * 25} = 1",
+            f"user_properties.{'u' * 25}: found a name of 25 characters, expected at most 24",
+        ),
+        (
+            f'user_properties.tier = "{"x" * 37}"',
+            "user_properties.tier: found a text of 37 characters, expected at most 36",
+        ),
+        (
+            f"user_properties = {{ {', '.join(f'u{n} = {n}' for n in range(26))} }}",
+            "user_properties: found 26 user properties, expected at most 25",
+        ),
+    ],
+)
+def test_what_ga4_would_drop_or_cut_of_every_event_is_an_error(line, told):
+    assert lines(f"[device]\n{line}") == [f"F: device.{told}"]
+
+
+def test_mistakes_of_the_device_are_told_beside_values_of_the_wrong_kind_and_once_each():
+    told = problems(f"[device]\nparams = {{ ga_a = [1], b = '{LONG}', c = nan, _d = 1 }}")
+    assert [problem.key for problem in told] == [
+        f"device.params.{name}" for name in ("ga_a", "c", "b", "_d")
+    ]
+
+
+def test_a_text_for_ga360_may_be_longer_and_page_locations_anyway():
+    rules = "[stream.main.rules]\nga360 = true\n"
+    params = f'[device]\nparams = {{ site = "{LONG}", page_location = "https://{LONG}" }}'
+    assert parse(f"{STREAM}{rules}{params}", name="F").device.params["site"] == LONG
+    assert [each.key for each in problems(f"{STREAM}{params}")] == ["device.params.site"]
+
+
+def test_without_rules_on_any_stream_the_device_has_none_either():
+    text = f'{STREAM}mode = "off"\n[device]\nparams.ga_site = "x"'
+    assert parse(text, name="F").device.params == {"ga_site": "x"}
+    other = '[stream.other]\nmeasurement_id = "G-2"\n'
+    assert [each.key for each in problems(f"{text}\n{other}")] == ["device.params.ga_site"]
+
+
+def test_a_huge_text_of_the_device_is_told_like_a_long_one():
+    told = lines(f'[device]\nparams.a = "{"x" * 200_000}"')
+    assert told == ["F: device.params.a: found a text of 200000 characters, expected at most 100"]
 
 
 # The mapping of a subscription
@@ -677,9 +1017,63 @@ def test_a_mapping_loads_as_it_was_written():
     )
 
 
+def test_items_of_a_mapping_are_a_template_a_table_or_an_array_of_tables():
+    for toml_items, items in (
+        ('"{json.items}"', "{json.items}"),
+        (
+            '{ from = "json.products", item_id = "{item.no}", quantity = 1 }',
+            {"from": "json.products", "item_id": "{item.no}", "quantity": 1},
+        ),
+        (
+            '[{ item_id = "{json.no}", price = 2.5 }, { item_name = "bag" }]',
+            ({"item_id": "{json.no}", "price": 2.5}, {"item_name": "bag"}),
+        ),
+    ):
+        text = mapped(f'event = "e"\nparams = {{ items = {toml_items}, b = true }}')
+        [subscription] = parse(text, name="F").mqtt.subscriptions
+        assert subscription.params == {"items": items, "b": True}
+
+
+def test_the_time_of_a_message_and_whose_clock_it_is_of_are_said_by_the_mapping():
+    [plain] = parse(mapped(""), name="F").mqtt.subscriptions
+    assert (plain.time, plain.clock, plain.client_key) == (None, "publisher", None)
+    text = mapped('event = "e"\ntime = "{json.t}"\nclock = "device"\nclient_key = "{json.card}"')
+    [said] = parse(text, name="F").mqtt.subscriptions
+    assert (said.time, said.clock, said.client_key) == ("{json.t}", "device", "{json.card}")
+
+
 @pytest.mark.parametrize(
     ("keys", "at", "told"),
     [
+        ('event = "e"\nparams.a = {}', "params.a", f"a table, expected {SCALAR}"),
+        (
+            'event = "e"\nparams.items = []',
+            "params.items",
+            "an empty array, expected a template, a table with from, or an array of tables",
+        ),
+        ('event = "e"\nparams.items = [1]', "params.items[0]", "a number, expected a table"),
+        (
+            'event = "e"\nparams.items = [{}]',
+            "params.items[0]",
+            "an empty table, expected an item's params",
+        ),
+        (
+            'event = "e"\nparams.items = [{ item_id = [1] }]',
+            "params.items[0].item_id",
+            f"an array, expected {SCALAR}",
+        ),
+        (
+            'event = "e"\nparams.items = { from = "json.a", price = nan }',
+            "params.items.price",
+            f"nan, expected {SCALAR}",
+        ),
+        ("time = 5", "time", '5, expected a template such as "{json.time}"'),
+        ('clock = "theirs"', "clock", "'theirs', expected \"device\" or \"publisher\""),
+        (
+            'client_key = ""',
+            "client_key",
+            f"{NOT_SHOWN}, expected one line of 1 to 256 characters for the client key",
+        ),
         ('event = "{sote}"', "event", f"{{sote}}, expected {KNOWN_NAMES}; did you mean site?"),
         (
             'event = "e"\nparams.price = "{jsn.price}"',
@@ -787,7 +1181,7 @@ def test_a_stream_from_the_message_needs_streams_to_choose_from():
 
 
 def test_ids_and_params_of_a_mapping_are_in_no_repr_and_no_message():
-    keys = ["client_id", "user_id", "event_id", "app_instance_id"]
+    keys = ["client_id", "client_key", "user_id", "event_id", "app_instance_id"]
     text = "\n".join(f'{key} = "marker\\n"' for key in keys)
     assert "marker" not in "".join(lines(mapped(text)))
     sound = 'client_id = "marker"\nuser_id = "marker"\nparams.a = "marker"\nuser_properties.a = "marker"'
@@ -1017,7 +1411,12 @@ def toml(value):
 SETTINGS = {
     "": Config,
     "stream.main": StreamSettings,
+    "stream.main.rules": RulesSettings,
     "device": DeviceSettings,
+    "device.consent": ConsentSettings,
+    "device.hardware": HardwareSettings,
+    "device.location": LocationSettings,
+    "session": SessionSettings,
     "http": HttpSettings,
     "mqtt": MqttSettings,
     "mqtt.subscriptions": SubscriptionSettings,
@@ -1066,7 +1465,7 @@ DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=4) | st.fixed_dictionaries(
                 "protocol": SCALARS,
             },
         ),
-        **tables("device", "http", "spool", "queue", "delivery", "network", "log"),
+        **tables("device", "session", "http", "spool", "queue", "delivery", "network", "log"),
     },
 )
 
@@ -1104,7 +1503,7 @@ def test_any_text_loads_or_is_refused(text):
 
 REFERENCE = (FOLDER / "agent.toml").read_text()
 # "#key = …" and "#[table]" are settings; "# text" is an explanation.
-SETTING = re.compile(r"^#?([a-z_]+) = .+$|^#?\[{1,2}([a-z.]+)\]{1,2}$")
+SETTING = re.compile(r"^#?([a-z0-9_]+) = .+$|^#?\[{1,2}([a-z.]+)\]{1,2}$")
 
 
 def settings_of_reference():
@@ -1151,7 +1550,8 @@ NEEDED = {("stream.main", "measurement_id"), ("mqtt", "host"), ("mqtt.subscripti
 
 def test_the_reference_holds_every_key_of_every_table_once():
     told = sorted((place, key) for place, key, _ in settings_of_reference())
-    tables = {("", place.partition(".")[0]) for place in SETTINGS} | {("mqtt", "subscriptions")}
+    inner = [tuple(place.rsplit(".", 1)) for place in SETTINGS if "." in place]
+    tables = {("", place.partition(".")[0]) for place in SETTINGS} | set(inner)
     keys = [
         (place, key.name) for place, table in SETTINGS.items() for key in dataclasses.fields(table)
     ]

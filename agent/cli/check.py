@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import CONFIG
+from agent.units import format_duration
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -35,17 +36,21 @@ def command(config: Path | None) -> None:
         _refuse([str(problem) for problem in error.problems])
     streams, problems = wiring.streams(loaded, os.environ, credentials_folder(path))
     problems += wiring.unreadable_files(loaded, os.environ)
-    examples = [f"{path}: {problem}" for problem in _examples(loaded)]
+    unsalted, salt_problems = unsalted_keys(loaded)
+    problems += salt_problems
+    copied = [f"{path}: {problem}" for problem in examples(loaded)]
     # What another user than root cannot read, the service perhaps can.
     unsure = problems if os.geteuid() != 0 else []
-    if examples or len(problems) > len(unsure):
-        _refuse([*examples, *problems])
+    if copied or len(problems) > len(unsure):
+        _refuse([*copied, *problems])
     click.echo(f"{path} is good: {_summary(list(loaded.stream))}")
-    for problem in unsure:
-        click.echo(f"not checked as this user: {problem}")
-    for stream in streams.values():
-        if stream.lacks and not unsure:
-            click.echo(f"not yet: stream {stream.name}: {stream.lacks}")
+    lacks = [f"stream {each.name}: {each.lacks}" for each in streams.values() if each.lacks]
+    for line in (
+        *_users(loaded),
+        *(f"not checked as this user: {problem}" for problem in unsure),
+        *(f"not yet: {lack}" for lack in (*lacks, *unsalted) if not unsure),
+    ):
+        click.echo(line)
 
 
 def _refuse(problems: list[str]) -> None:
@@ -54,7 +59,7 @@ def _refuse(problems: list[str]) -> None:
     sys.exit(2)
 
 
-def _examples(config: "Config") -> Iterator[str]:
+def examples(config: "Config") -> Iterator[str]:
     """Ids that were copied from an example: GA4 takes events for them, and drops them."""
     from agent.event import EXAMPLE_ID
 
@@ -70,3 +75,42 @@ def _summary(streams: list[str]) -> str:
     if not streams:
         return "no stream yet, so events are kept until there is one"
     return f"streams {', '.join(streams)}; events go to {streams[0]} unless they say otherwise"
+
+
+def _users(config: "Config") -> Iterator[str]:
+    """What the choice of ids means to whoever reads reports."""
+    device = config.device
+    if device.visitor == "sitting":
+        yield (
+            "visitor = sitting: reports count each visit as a new user, and nobody as returning "
+            f"(a visit ends after {format_duration(config.session.timeout)} without an event)"
+        )
+    else:
+        yield (
+            "visitor = device: reports count this machine as one user, however many people use it"
+        )
+    if device.user_id is not None:
+        yield "user_id: reports by User-ID count all events that name no user as one user's"
+
+
+def unsalted_keys(config: "Config") -> tuple[list[str], list[str]]:
+    """What ids of keys lack, as far as can be seen from here, and what is wrong with the salt."""
+    from agent.secret import SecretError, find_secret
+
+    file = config.device.id_salt_file
+    try:
+        salt = find_secret(
+            credential="id_salt", file=file, variable="GA4_ID_SALT", environ=os.environ
+        )
+    except SecretError as error:
+        return [], [str(error)]
+    subscriptions = config.mqtt.subscriptions if config.mqtt else ()
+    keyed = [each.topic for each in subscriptions if each.client_key is not None]
+    if salt is not None or not keyed:
+        return [], []
+    lack = (
+        f"client_key of {keyed[0]}: there is no salt to make ids of keys with; write a long random "
+        "text into a file (chmod 640) and name it with id_salt_file under [device], unless the "
+        "service has a systemd credential id_salt"
+    )
+    return [lack], []

@@ -195,3 +195,15 @@ def scalar(value: object) -> object:
     if not isinstance(value, str | int | float):
         raise MisfitError(kind_of(value))
     return value
+
+
+def nested(value: object) -> object:
+    """Read a value that GA4 takes, or tables as they are: of what they may be is a rule."""
+    if isinstance(value, dict):
+        return value
+    return tuple(value) if isinstance(value, list) else scalar(value)
+
+
+def as_written(value: object) -> object:
+    """Write what `nested` has read."""
+    return list(value) if isinstance(value, tuple) else value

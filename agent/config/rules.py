@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.config.addresses import is_loopback, split_listen
+from agent.config.device_rules import check_params, check_visitor
+from agent.config.items import check_items
 from agent.config.mapping import check_mapping, constant, plain_filter
 from agent.config.problems import MisfitError, bare, did_you_mean, quote
 from agent.config.settings import (
     Config,
     HttpSettings,
     MqttSettings,
-    StreamSettings,
+    SessionSettings,
     SubscriptionSettings,
 )
+from agent.config.stream import StreamSettings
+from agent.units import UnitError, format_duration, parse_duration
 
 
 def _check_stream(table: Mapping[str, Any]) -> Iterator[MisfitError]:
@@ -88,9 +92,40 @@ def _check_mqtt_topics(subscriptions: object) -> Iterator[MisfitError]:
             )
 
 
+def _check_session(table: Mapping[str, Any]) -> Iterator[MisfitError]:
+    default = SessionSettings()
+    timeout = _seconds(table.get("timeout", default.timeout))
+    longest = _seconds(table.get("longest", default.longest))
+    if timeout is None or longest is None or timeout <= longest:
+        return
+    at = "timeout" if "timeout" in table else "longest"
+    yield MisfitError(
+        f"timeout = {format_duration(timeout)} beside longest = {format_duration(longest)}",
+        expected="a timeout that is no longer than the longest session",
+        at=(at,),
+    )
+
+
+def _seconds(said: object) -> float | None:
+    """A duration in seconds; None for what its reader refuses."""
+    if isinstance(said, float):
+        return said  # the default
+    try:
+        return parse_duration(said) if isinstance(said, str) else None
+    except UnitError:
+        return None
+
+
+def _check_subscription(table: Mapping[str, Any]) -> Iterator[MisfitError]:
+    yield from check_mapping(table)
+    yield from check_items(table)
+
+
 def _check_config(table: Mapping[str, Any]) -> Iterator[MisfitError]:
     yield from _check_named_streams(table)
     yield from _check_spool(table)
+    yield from check_visitor(table)
+    yield from check_params(table)
 
 
 def _check_named_streams(table: Mapping[str, Any]) -> Iterator[MisfitError]:
@@ -147,6 +182,7 @@ RULES: Final[Mapping[type, Callable[[Mapping[str, Any]], Iterator[MisfitError]]]
     StreamSettings: _check_stream,
     HttpSettings: _check_http,
     MqttSettings: _check_mqtt,
-    SubscriptionSettings: check_mapping,
+    SubscriptionSettings: _check_subscription,
+    SessionSettings: _check_session,
     Config: _check_config,
 }

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from agent.config import addresses, mapping, readers
+from agent.config.device import DeviceSettings
+from agent.config.kinds import MappedParams, Scalars
+from agent.config.stream import StreamSettings
 
 _MQTT_PORT: Final = 1883
 _MQTT_TLS_PORT: Final = 8883
 
-_Scalar = Annotated[
-    str | int | float | bool,
-    readers.Reader("a text, true or false, or a finite number of 64 bits at most", readers.scalar),
-]
-_Scalars = Annotated[Mapping[str, _Scalar], readers.table(expected="a table of names and values")]
 _StreamName = Annotated[
     str,
     readers.matching("[A-Za-z0-9_-]{1,32}", expected="a name of 1 to 32 letters, digits, _ and -"),
@@ -34,51 +32,14 @@ def _id_template(noun: str) -> readers.Reader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamSettings:
-    """One GA4 data stream: a web stream by measurement_id or an app stream by firebase_app_id."""
+class SessionSettings:
+    """The sittings of visitors whose ids the agent makes."""
 
-    measurement_id: Annotated[
-        str | None,
-        readers.matching("G-[A-Z0-9]+", expected="a measurement id such as G-ABCDE12345"),
-    ] = None
-    firebase_app_id: Annotated[
-        str | None,
-        readers.matching(
-            "[0-9]:[0-9]+:[A-Za-z]+:[A-Za-z0-9]+",
-            expected="a Firebase app id such as 1:1234567890:android:abcdef012345",
-        ),
-    ] = None
-    endpoint: Annotated[str, addresses.endpoint()] = "https://www.google-analytics.com"
-    """Scheme and host, without a slash at the end; https, or http on loopback."""
-    api_secret_file: Annotated[Path | None, readers.secret_path()] = None
-    accept_body: Annotated[bool, readers.switch()] = False
-    """An own server container may answer with a body; Google's server does not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSettings:
-    """Whom events belong to that name no sender, and what is put on every event.
-
-    None of it is shown by repr: it may name a person.
-    """
-
-    client_id: Annotated[
-        str, readers.identifier(expected='"auto" or a client id of one line', longest=256)
-    ] = field(default="auto", repr=False)
-    app_instance_id: Annotated[
-        str | None,
-        readers.text(
-            expected="32 hexadecimal digits",
-            fits=lambda text: mapping.APP_INSTANCE_ID.fullmatch(text) is not None,
-            show=readers.kind_of_text,
-            write=readers.hidden,
-        ),
-    ] = field(default=None, repr=False)
-    user_id: Annotated[
-        str | None, readers.identifier(expected="a user id of 1 to 256 characters", longest=256)
-    ] = field(default=None, repr=False)
-    user_properties: _Scalars = field(default_factory=dict, repr=False)
-    params: _Scalars = field(default_factory=dict, repr=False)
+    enabled: Annotated[bool, readers.switch()] = True
+    timeout: Annotated[float, readers.duration(low="1 s", high="4 h")] = 30 * 60.0
+    """Seconds without a visitor's event after which the next one opens a sitting."""
+    longest: Annotated[float, readers.duration(low="1 s", high="24 h")] = 24 * 3600.0
+    """Seconds after which a sitting ends whatever happens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +97,24 @@ class SubscriptionSettings:
     event: Annotated[
         str | None, readers.text(expected="the name of an event, or a template", fits=bool)
     ] = None
-    params: _Scalars = field(default_factory=dict, repr=False)
+    params: MappedParams = field(default_factory=dict, repr=False)
+    """`items` may be a table or an array of tables."""
+    time: Annotated[
+        str | None, readers.text(expected='a template such as "{json.time}"', fits=bool)
+    ] = None
+    """When it happened, by the publisher's clock; None: when the message came."""
+    clock: Annotated[Literal["device", "publisher"], readers.choice("device", "publisher")] = (
+        "publisher"
+    )
+    """Whose clock a publisher's times are of; those of this device's are corrected."""
     client_id: Annotated[str | None, _id_template("client id")] = field(default=None, repr=False)
+    client_key: Annotated[str | None, _id_template("client key")] = field(default=None, repr=False)
+    """What a client id is made of, by way of the device's salt."""
     app_instance_id: Annotated[str | None, _id_template("app instance id")] = field(
         default=None, repr=False
     )
     user_id: Annotated[str | None, _id_template("user id")] = field(default=None, repr=False)
-    user_properties: _Scalars = field(default_factory=dict, repr=False)
+    user_properties: Scalars = field(default_factory=dict, repr=False)
     event_id: Annotated[str | None, _id_template("event id")] = field(default=None, repr=False)
     actor: Annotated[str | None, _word(mapping.ACTORS)] = None
     session: Annotated[str | None, _word(mapping.SESSIONS)] = None
@@ -242,6 +214,7 @@ class Config:
     ] = field(default_factory=dict)
     """By name, in the order of the file. Without any, the agent keeps events and sends none."""
     device: DeviceSettings = field(default_factory=DeviceSettings)
+    session: SessionSettings = field(default_factory=SessionSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     mqtt: MqttSettings | None = None
     spool: SpoolSettings = field(default_factory=SpoolSettings)

@@ -15,29 +15,35 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
+from agent.config.device import ConsentSettings, DeviceSettings, HardwareSettings, LocationSettings
 from agent.config.problems import MisfitError, Place, did_you_mean, kind_of
 from agent.config.readers import Reader
 from agent.config.rules import RULES, no_rules
 from agent.config.settings import (
     Config,
     DeliverySettings,
-    DeviceSettings,
     HttpSettings,
     LogSettings,
     MqttSettings,
     NetworkSettings,
     QueueSettings,
+    SessionSettings,
     SpoolSettings,
-    StreamSettings,
     SubscriptionSettings,
 )
+from agent.config.stream import RulesSettings, StreamSettings
 
 # ---------------------------------------------------------------- unknown keys
 
 TABLES: Final[Mapping[type, str]] = {
     Config: "",
     StreamSettings: "[stream.NAME]",
+    RulesSettings: "[stream.NAME.rules]",
     DeviceSettings: "[device]",
+    ConsentSettings: "[device.consent]",
+    HardwareSettings: "[device.hardware]",
+    LocationSettings: "[device.location]",
+    SessionSettings: "[session]",
     HttpSettings: "[http]",
     MqttSettings: "[mqtt]",
     SubscriptionSettings: "[[mqtt.subscriptions]]",

@@ -44,12 +44,14 @@ def _value(value: Any, hint: Any) -> Any:
     if is_dataclass(value):
         return _table(value)
     reader = reader_of(hint)
+    if reader and not reader.outer:
+        return _exactly(value, reader)
     inner = get_args(get_args(hint)[0]) if get_origin(hint) is Annotated else get_args(hint)
     if isinstance(value, Mapping):
         return {key: _value(v, inner[-1]) for key, v in value.items()}
     if isinstance(value, tuple):
         return [_value(v, inner[0]) for v in value]
-    return _exactly(value, reader) if reader else value
+    return value
 
 
 def _exactly(value: Any, reader: Reader) -> Any:

@@ -13,6 +13,7 @@ STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\n'
 def check(tmp_path, monkeypatch):
     monkeypatch.delenv("GA4_API_SECRET", raising=False)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.delenv("GA4_ID_SALT", raising=False)
 
     def check(text):
         path = tmp_path / "agent.toml"
@@ -67,3 +68,58 @@ def test_a_secret_that_others_can_read_is_refused(check, tmp_path):
     status, out, err = check(f'{STREAM}api_secret_file = "{secret}"\n')
     assert (status, "chmod o-rwx" in err) == (2, True)
     assert "s3cr3t" not in out + err
+
+
+MQTT = '[mqtt]\nhost = "b"\n[[mqtt.subscriptions]]\ntopic = "gym/door"\n'
+KEYED = 'event = "visit"\nclient_key = "{json.card}"\n'
+
+
+def test_it_says_what_the_choice_of_the_visitor_means_for_users_in_reports(check):
+    _, out, _ = check(STREAM)
+    one = "visitor = device: reports count this machine as one user, however many people use it\n"
+    assert one in out
+    _, out, _ = check(f'{STREAM}[device]\nvisitor = "sitting"\n[session]\ntimeout = "2 min"')
+    assert "visitor = sitting: reports count each visit as a new user" in out
+    assert "ends after 2 min without an event" in out
+    assert one not in out
+
+
+def test_it_says_what_a_user_id_of_the_device_means_and_not_which_it_is(check):
+    _, out, _ = check(f'{STREAM}[device]\nuser_id = "operator-7"')
+    assert "reports by User-ID count all events that name no user as one user's" in out
+    assert "operator-7" not in out
+    assert "User-ID" not in check(STREAM)[1]
+
+
+def test_ids_of_keys_without_a_salt_are_said_and_are_no_problem_yet(check, monkeypatch):
+    status, out, err = check(f"{STREAM}{MQTT}{KEYED}")
+    assert (status, err) == (0, "")
+    assert "not yet: client_key of gym/door: there is no salt" in out
+    assert "there is no salt" not in check(f"{STREAM}{MQTT}")[1]
+    monkeypatch.setenv("GA4_ID_SALT", "a long random text")
+    assert "there is no salt" not in check(f"{STREAM}{MQTT}{KEYED}")[1]
+
+
+def test_a_salt_in_a_file_is_found(check, tmp_path):
+    salt = tmp_path / "salt"
+    salt.write_text("a long random text\n")
+    salt.chmod(0o640)
+    text = f'{STREAM}[device]\nid_salt_file = "{salt}"\n{MQTT}{KEYED}'
+    status, out, _ = check(text)
+    assert (status, "there is no salt" in out) == (0, False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user than root cannot tell: run as root")
+def test_a_salt_that_others_can_read_is_refused(check, tmp_path):
+    salt = tmp_path / "id_salt"
+    salt.write_text("s3cr3t-0815")
+    salt.chmod(0o644)
+    status, out, err = check(f'{STREAM}[device]\nid_salt_file = "{salt}"\n')
+    assert (status, "chmod o-rwx" in err) == (2, True)
+    assert "s3cr3t" not in out + err
+
+
+def test_what_ga4_would_drop_of_every_event_is_found(check):
+    status, _, err = check(f"{STREAM}[device]\nparams = {{ ga_site = 1 }}")
+    assert status == 2
+    assert "device.params.ga_site: found a name with the prefix ga_" in err

@@ -61,6 +61,13 @@ def test_a_broker_of_the_old_version_reads_back():
     assert "session_expiry" in text(read(f"{MQTT}{TOPIC}"))
 
 
+def test_items_of_a_mapping_read_back():
+    for items in ('{ from = "json.a", item_id = "{item.b}" }', '[{ item_id = "{json.b}" }]'):
+        config = read(f'{MQTT}{TOPIC}event = "e"\nparams = {{ items = {items}, n = 1.5 }}')
+        assert read(text(config)) == config
+        assert isinstance(json.loads(json.dumps(document(config))), dict)
+
+
 def test_templates_of_ids_read_back():
     config = read(f'{MQTT}{TOPIC}client_id = "{{json.visitor?}}"\nuser_id = "{{json.card?}}"')
     assert read(text(config)) == config
@@ -87,7 +94,8 @@ SCALARS = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.booleans()
 )
-TABLES = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), SCALARS)
+# Names and values that GA4 takes: others are an error.
+NAMED = st.dictionaries(st.from_regex("p[A-Za-z0-9_]{0,20}", fullmatch=True), SCALARS, max_size=25)
 NAMES = st.from_regex("[A-Za-z0-9_-]{1,32}", fullmatch=True)
 PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).map("/{}".format)
 
@@ -103,11 +111,29 @@ CONFIGS = tables(
         NAMES,
         st.fixed_dictionaries(
             {"measurement_id": st.just("G-1")},
-            optional={"api_secret_file": PATHS, "accept_body": st.booleans()},
+            optional={
+                "api_secret_file": PATHS,
+                "accept_body": st.booleans(),
+                "mode": st.sampled_from(["repair", "strict", "off"]),
+                "rules": tables(
+                    ga360=st.booleans(),
+                    reserved_events=st.lists(st.sampled_from(["click", "scroll"])),
+                    future=bounded(0, 24 * HOUR, DURATIONS),
+                ),
+            },
         ),
         max_size=3,
     ),
-    device=tables(user_properties=TABLES, params=TABLES),
+    device=tables(
+        user_properties=NAMED,
+        params=NAMED,
+        visitor=st.sampled_from(["device", "sitting"]),
+        id_salt_file=PATHS,
+        consent=tables(ad_user_data=st.sampled_from(["GRANTED", "DENIED"])),
+        hardware=tables(category=st.just("desktop"), model=st.just("Pi")),
+        location=tables(country_id=st.just("DE")),
+    ),
+    session=tables(timeout=bounded(1000, HOUR, DURATIONS)),
     http=tables(
         enabled=st.booleans(),
         max_body=bounded(2**17, 2**24, SIZES),
@@ -184,7 +210,8 @@ def test_ids_and_passwords_are_not_shown_but_that_there_are_some(show, options):
     assert "marker" not in told.output
     assert "facade" not in told.output
     shown = json.loads(told.stdout) if options else tomllib.loads(told.stdout)
-    assert shown["device"] == dict.fromkeys(("client_id", "app_instance_id", "user_id"), HIDDEN)
+    ids = ("client_id", "app_instance_id", "user_id")
+    assert {key: shown["device"][key] for key in ids} == dict.fromkeys(ids, HIDDEN)
     assert shown["network"] == {"proxy": f"http://{HIDDEN}@proxy:3128"}
     assert shown["mqtt"]["client_id"] == shown["mqtt"]["username"] == HIDDEN
     [subscription] = shown["mqtt"]["subscriptions"]
