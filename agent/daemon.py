@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from agent import boot_config, routes
+from agent import boot_config, routes, wiring
 from agent.bell import Bell
 from agent.boot_config import Chosen
 from agent.clock import Clock
 from agent.config import Config, ConfigError
 from agent.intake.door import CRASHED
+from agent.intake.duplicates import Window
 from agent.intake.identity import load_identity
 from agent.ownership import AlreadyOwned, StateLock
 from agent.queue.event_queue import EventQueue, SourceState, StorageError, UnreadableQueue
@@ -94,7 +95,9 @@ def _live(path: Path, chosen: Chosen, notifier: Notifier, environ: Mapping[str, 
         clock=clock,
         bell=bell,
         stepwise=stepwise,
-        identity=load_identity(directory, wall_us=clock.wall_us),
+        boots=wiring.boots(queue, clock),
+        identity=load_identity(directory, wall_us=clock.now_us),
+        window=Window(load=queue.seen),
         environ=environ,
         condemned=condemned,
     )

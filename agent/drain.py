@@ -17,7 +17,9 @@ from agent.control import NotRunning, ask
 from agent.daemon import die
 from agent.delivery.shipper import Shipper
 from agent.event import Stream
+from agent.intake.duplicates import Window
 from agent.intake.identity import load_identity
+from agent.intake.sessions import Sessions
 from agent.intake.source import Source, SourceUnavailable
 from agent.intake.spool_folder import SpoolFolder
 from agent.ownership import StateLock
@@ -156,7 +158,7 @@ class OwnDelivery:
             books=self.queue.books,
             used_bytes=self.queue.used_bytes,
             max_bytes=self.queue.max_bytes,
-            oldest=None,
+            oldest_us=None,
             storage=self.queue.trouble,
             outlets=self.shipper.reports(),
             problems=crew.problems(self.taking, self.sources),
@@ -235,8 +237,9 @@ def _own_delivery(path: Path, environ: Mapping[str, str]) -> Iterator[OwnDeliver
         queue = EventQueue.open(directory, max_bytes=config.queue.max_bytes, on_ready=bell.ring)
         held.callback(queue.close)
         ground = _ground(queue, bell, directory, environ)
-        sources = _sources(config, ground, streams)
-        shipper = wiring.shipper(config, ground, streams)
+        sittings = wiring.sessions(config, ground)
+        sources = _sources(config, ground, streams, sittings)
+        shipper = wiring.shipper(config, ground, streams, sittings=sittings)
         shipper.pause()  # until the first flush, so that who watches misses nothing
         patience, on_bug = SOURCE_PATIENCE + config.delivery.timeout, partial(die, None)
         taking = crew.taking(sources, patience=patience, on_bug=on_bug)
@@ -272,15 +275,27 @@ def _ground(queue: EventQueue, bell: Bell, directory: Path, environ: Mapping[str
         clock=clock,
         bell=bell,
         stepwise=Stepwise(directory=directory),
-        identity=load_identity(directory, wall_us=clock.wall_us),
+        boots=wiring.boots(queue, clock),
+        identity=load_identity(directory, wall_us=clock.now_us),
+        window=Window(load=queue.seen),
         environ=environ,
         condemned=Condemned(),
     )
 
 
-def _sources(config: Config, ground: Ground, streams: Mapping[str, Stream]) -> dict[str, Source]:
+def _sources(
+    config: Config, ground: Ground, streams: Mapping[str, Stream], sittings: Sessions
+) -> dict[str, Source]:
     """Only the spool: what `send` left in its folder must leave the card too."""
-    door = wiring.door(config, ground, streams, on_taken=lambda _message, _part: None)
+    whose, _ = wiring.attribution(config, ground.identity, ground.environ)
+    door = wiring.door(
+        config,
+        ground,
+        streams,
+        whose=whose,
+        sittings=sittings,
+        on_taken=lambda _message, _part: None,
+    )
     return wiring.sources(replace(config, mqtt=None), ground, door)[0]
 
 

@@ -39,7 +39,10 @@ class Look:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The JSON of it: events and dead letters as spool files hold them."""
+        """The JSON of it: events and dead letters as spool files hold them.
+
+        ``counts``: what was repaired or noted of a message's events, as the ledger has it.
+        """
         return {
             "newest": self.newest,
             "missed": self.missed,
@@ -52,9 +55,16 @@ def _document(sighting: Sighting) -> dict[str, Any]:
         {"fieldPath": e.field_path, "description": e.description, "validationCode": e.code}
         for e in sighting.became.rejected
     ]
-    items = [json.loads(spool_file.line(item)) for item in sighting.became.items]
+    items = [json.loads(spool_file.line(item)) for item in sighting.became.stored]
     at = datetime.fromtimestamp(sighting.at, UTC).isoformat(timespec="milliseconds")
-    return {"time": at, "source": sighting.source, "items": items, "rejected": rejected}
+    return {
+        "time": at,
+        "source": sighting.source,
+        "items": items,
+        "rejected": rejected,
+        "counts": dict(sighting.became.counts),
+        "duplicates": sighting.became.duplicates,
+    }
 
 
 class Recent:

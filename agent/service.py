@@ -11,8 +11,10 @@ from agent.boot_config import Chosen
 from agent.config import Config, ConfigError, HttpSettings
 from agent.control import ControlError, ControlSocket
 from agent.delivery.shipper import Shipper
-from agent.event import Event, Json, Stream
+from agent.event import Json, Stream
+from agent.ga4.departure import happened
 from agent.intake.door import Accepted, Door, Full, Refused
+from agent.intake.identity import reset
 from agent.intake.parse import Shape
 from agent.intake.sorting import Message
 from agent.intake.source import Source
@@ -147,6 +149,16 @@ class Service:
             case Full(reason):
                 raise ControlError(f"cannot take the event now: {reason}")
 
+    def reset_identity(self) -> dict[str, str]:
+        """Make a new client id, for new events at once. Raises ControlError if it cannot be kept."""
+        try:
+            identity = reset(self._directory, wall_us=self._ground.clock.now_us)
+        except OSError as error:
+            raise ControlError(f"cannot write the id: {error.strerror}") from error
+        self._ground = replace(self._ground, identity=identity)
+        self._exchange(self._parts.config)
+        return {"client_id": identity.client_id}
+
     def recent(self, after: Json = None) -> dict[str, Json]:
         """What came in after the number that the last look gave, for who looks on."""
         if after is not None and type(after) is not int:
@@ -172,7 +184,7 @@ class Service:
             books=queue.books,
             used_bytes=queue.used_bytes,
             max_bytes=queue.max_bytes,
-            oldest=self._oldest(),
+            oldest_us=self._oldest_us(),
             storage=queue.trouble,
             paused=parts.shipper.paused,
             volatile=self._in_memory and not parts.config.volatile,
@@ -180,23 +192,27 @@ class Service:
             problems=self._source_problems(parts),
             config_problems=self._chosen.problems,
             secret_problems=(*parts.secret_problems, *self._http_problems),
+            near=queue.nearness(apps=[n for n, s in parts.streams.items() if s.is_app]),
         )
         return status_of(seen, self._ground.clock)
 
     def write_noted(self) -> None:
-        """What was only counted gets on the disk even if nothing else does."""
+        """What was only counted gets on the disk even if nothing else does, and that it is alive."""
         try:
             self._ground.queue.write_noted()
+            self._ground.boots.note_alive()
         except StorageError as error:
             log.warning("cannot write the counts of refused events: %s", error)
 
     def mend(self) -> None:
-        """After trouble with the disk: see whether it takes writes again."""
+        """After trouble with the disk: see whether it takes writes again. Look at the clock."""
         self._ground.queue.mend()
+        wiring.observe(self._ground)
 
-    def _oldest(self) -> Event | None:
+    def _oldest_us(self) -> int | None:
         with self._ground.stepwise.step() as touch:
-            return self._ground.queue.oldest(on_pick=lambda row_id: touch(f"row:{row_id}"))
+            oldest = self._ground.queue.oldest(on_pick=lambda row_id: touch(f"row:{row_id}"))
+        return None if oldest is None else happened(oldest, self._ground.boots.when).us
 
     def _source_problems(self, parts: Parts) -> dict[str, str | None]:
         return crew.problems((*self._http, *parts.taking), parts.sources)
@@ -226,8 +242,12 @@ class Service:
         ground = self._ground
         taking, sending = (before.taking, before.sending) if before else ((), ())
         streams, problems = wiring.streams(config, ground.environ)
-        door = wiring.door(config, ground, streams, on_taken=self._recent.note)
-        shipper = wiring.shipper(config, ground, streams)
+        whose, salt_problems = wiring.attribution(config, ground.identity, ground.environ)
+        sittings = wiring.sessions(config, ground)
+        door = wiring.door(
+            config, ground, streams, whose=whose, sittings=sittings, on_taken=self._recent.note
+        )
+        shipper = wiring.shipper(config, ground, streams, sittings=sittings)
         sources, source_problems = wiring.sources(config, ground, door)
         patience = SOURCE_PATIENCE + config.delivery.timeout
         return Parts(
@@ -244,7 +264,7 @@ class Service:
                 after=sending,
             ),
             taking=crew.taking(sources, patience=patience, on_bug=self._on_bug, after=taking),
-            secret_problems=[*problems, *source_problems],
+            secret_problems=[*problems, *salt_problems, *source_problems],
         )
 
     def _renew_http(self, settings: HttpSettings) -> bool:
@@ -267,6 +287,9 @@ class Service:
             the_door=lambda: self._parts.door,
             ids=lambda: wiring.stream_ids(self._parts.streams),
             status=lambda: self.status().document,
+            debug=lambda stream, body: wiring.debug_answer(
+                self._parts.config, self._ground.clock, stream, body
+            ),
             on_bug=self._on_bug,
         )
         return self._worker("http", source.run, SOURCE_PATIENCE, after=self._http)
@@ -279,6 +302,7 @@ class Service:
             "resume": self.resume,
             "send": self.send,
             "recent": self.recent,
+            "reset_identity": self.reset_identity,
             **upkeep.commands(self._ground.queue),
         }
         control = ControlSocket(directory=self._directory, commands=commands, on_bug=self._on_bug)

@@ -8,10 +8,11 @@ from typing import Any
 from agent import __version__
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
-from agent.event import Event
+from agent.ga4.departure import LATE_US
+from agent.queue.days import Near
 from agent.queue.ledger import Books
 
-EXPIRES_AFTER = 72 * 3600.0  # seconds: GA4 moves older events in time (sending-events guide)
+EXPIRES_AFTER_US = LATE_US  # then it is late: see [stream.NAME] late
 DRAINING = 100  # events: more than what a busy kiosk has waiting anyway
 VOLATILE = (
     "volatile",
@@ -22,6 +23,11 @@ STORAGE = {
     "storage_slow": "a write has been taking long: the disk may be dying",
 }
 OUTLET_STATES = ("clock_blocks_tls", "login_page", "offline")
+# Not timedatectl set-time: it refuses while NTP is switched on, whether or not it gets through.
+CLOCK_CURE = (
+    'set it (date -s "YYYY-MM-DD HH:MM:SS"), let NTP through (UDP 123), or fit a clock battery'
+)
+RIGHT_US = 60_000_000  # a wall clock that is off by less is no reason for a certificate to fail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class Observation:
     books: Books
     used_bytes: int
     max_bytes: int | None
-    oldest: Event | None
+    oldest_us: int | None  # when it happened, microseconds since 1970
     running: bool = True
     storage: str = ""
     paused: bool = False
@@ -40,6 +46,7 @@ class Observation:
     problems: Mapping[str, str | None] | None = None  # by source
     config_problems: Sequence[str] = ()  # of the configuration that was refused
     secret_problems: Sequence[str] = ()
+    near: Sequence[Near] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Status:
 
 def status_of(seen: Observation, clock: Clock) -> Status:
     """Put together what `status`, /status and STATUS= show."""
-    state, reason = _state(seen)
+    state, reason = _state(seen, clock)
     books = asdict(seen.books)
     traffic = {key: books.pop(key) for key in ("requests", "bytes_sent", "bytes_received")}
     document = {
@@ -66,7 +73,12 @@ def status_of(seen: Observation, clock: Clock) -> Status:
         "queue": _queue(seen, clock),
         "ledger": books | {"balanced": seen.books.balanced},
         "traffic": traffic,
-        "clock": {"trusted": clock.trusted},
+        "clock": {
+            "trusted": clock.trusted,
+            "by": clock.trust,
+            "error_s": clock.error_us / 1e6 if clock.trusted else None,
+        },
+        "warnings": [_warning(near) for near in seen.near],
         "streams": [asdict(report) for report in seen.outlets],
         "sources": {name: {"problem": p} for name, p in (seen.problems or {}).items()},
         "config_problems": list(seen.config_problems),
@@ -76,24 +88,34 @@ def status_of(seen: Observation, clock: Clock) -> Status:
 
 
 def _queue(seen: Observation, clock: Clock) -> dict[str, Any]:
-    age = None if seen.oldest is None else clock.age_s(seen.oldest.stamp)
+    now_us = clock.now_us()
+    age_us = None if seen.oldest_us is None else max(0, now_us - seen.oldest_us)
+    until_us = now_us if seen.oldest_us is None else seen.oldest_us
     return {
         "events": seen.books.queued,
         "bytes": seen.used_bytes,
         "max_bytes": seen.max_bytes,
-        "oldest_age_s": age,
-        "oldest_expires_in_s": None if age is None else EXPIRES_AFTER - age,
-        "complete_until": _complete_until(seen, clock),
+        "oldest_age_s": None if age_us is None else age_us / 1e6,
+        "oldest_expires_in_s": None if age_us is None else (EXPIRES_AFTER_US - age_us) / 1e6,
+        "complete_until": datetime.fromtimestamp(until_us / 1e6, UTC).isoformat(timespec="seconds"),
     }
 
 
-def _complete_until(seen: Observation, clock: Clock) -> str:
-    """The time up to which everything was delivered."""
-    wall_us = clock.wall_us() if seen.oldest is None else seen.oldest.stamp.wall_us
-    return datetime.fromtimestamp(wall_us / 1e6, UTC).isoformat(timespec="seconds")
+def _warning(near: Near) -> str:
+    """How near a stream is to a limit beyond which GA4 drops events in silence."""
+    what = {
+        "events_of_a_client": "events of one client on one day",
+        "event_names": "different event names in 35 days",
+    }[near.what]
+    return f"stream {near.stream}: found {near.found:,} {what}; GA4 takes {near.limit:,}"
 
 
-def _state(seen: Observation) -> tuple[str, str]:
+def clock_says(wall_us: int) -> str:
+    """A wall clock's time, for the person who is to set it: microseconds since 1970 in UTC."""
+    return f"{datetime.fromtimestamp(wall_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _state(seen: Observation, clock: Clock) -> tuple[str, str]:
     """The worst that is the case, and why."""
     if not seen.running:
         return "stopped", "the daemon is not running; what it has is on the disk"
@@ -106,20 +128,33 @@ def _state(seen: Observation) -> tuple[str, str]:
     if seen.secret_problems:
         return "misconfigured", seen.secret_problems[0]
     return (
-        _outlet_state(seen.outlets)
+        _outlet_state(seen.outlets, clock)
         or _source_state(seen)
         or (VOLATILE if seen.volatile else _flow_state(seen))
     )
 
 
-def _outlet_state(outlets: Sequence[OutletReport]) -> tuple[str, str] | None:
+def _outlet_state(outlets: Sequence[OutletReport], clock: Clock) -> tuple[str, str] | None:
     if not outlets:
         return "unconfigured", "no stream is configured; events are taken and kept"
     for state in ("unconfigured", "misconfigured", *OUTLET_STATES):
         for outlet in outlets:
             if outlet.state == state:
-                return state, f"stream {outlet.stream}: {outlet.reason}"
+                blocks = state == "clock_blocks_tls"
+                reason = _clock_blocks(outlet, clock) if blocks else outlet.reason
+                return state, f"stream {outlet.stream}: {reason}"
     return None
+
+
+def _clock_blocks(outlet: OutletReport, clock: Clock) -> str:
+    """Why TLS is impossible, by the clock as it is now: it may have been set since."""
+    wall_us = clock.wall_us()
+    if clock.trusted and abs(wall_us - clock.now_us()) < RIGHT_US:
+        return (
+            f"{outlet.reason}; the clock is right by now: if ga4-agent flush does not help, "
+            "the certificate is wrong"
+        )
+    return f"the clock says {clock_says(wall_us)}, before the certificate's beginning: {CLOCK_CURE}"
 
 
 def _source_state(seen: Observation) -> tuple[str, str] | None:

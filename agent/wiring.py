@@ -5,23 +5,36 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent import machine
 from agent.bell import Bell
+from agent.boot_book import BootBook
 from agent.clock import Clock
 from agent.config import Config, HttpSettings, MqttSettings, StreamSettings, SubscriptionSettings
+from agent.config.addresses import is_loopback
 from agent.delivery.backoff import Backoff
 from agent.delivery.outlet import Outlet
 from agent.delivery.shipper import Shipper
 from agent.delivery.transport import Transport
-from agent.event import Priority, Stream
+from agent.event import Event, Priority, Stream
+from agent.ga4 import debug
+from agent.ga4.policy import Policy, StreamKind
+from agent.intake.attribution import Attribution, Device
+from agent.intake.borrowed import salt_problem
 from agent.intake.door import Door
+from agent.intake.duplicates import Window
 from agent.intake.http import Application, Guard, HttpSource
-from agent.intake.identity import Device, Identity
+from agent.intake.identity import Identity, new_client_id
+from agent.intake.judging import Judge
 from agent.intake.mapping import Rule
 from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
+from agent.intake.parse import OWN_KEYS
+from agent.intake.reception import Reception
+from agent.intake.sessions import Sessions
 from agent.intake.sorting import Message, Sorted, Sorter
 from agent.intake.source import Source
 from agent.intake.spool import SOURCE as SPOOL
@@ -33,9 +46,12 @@ from agent.template import Template
 from agent.topic import TopicFilter
 from agent.urequests import Client
 
+NOBODYS = Identity("1.1", "unknown")  # where an event is only looked at
 MQTT = "mqtt"  # where the topics that the broker knows of are kept
+MQTT_SESSION = "mqtt_session"  # where the name of the broker's session is kept
 MAPPED_TEXTS = (
-    "client_id", "app_instance_id", "user_id", "event_id", "actor", "session", "stream", "priority",
+    "client_id", "client_key", "app_instance_id", "user_id", "event_id", "actor", "session",
+    "stream", "priority", "time",
 )  # fmt: skip
 
 
@@ -47,9 +63,21 @@ class Ground:
     clock: Clock
     bell: Bell
     stepwise: Stepwise
+    boots: BootBook
     identity: Identity
+    window: Window
     environ: Mapping[str, str]
     condemned: Condemned
+
+
+def boots(queue: EventQueue, clock: Clock) -> BootBook:
+    """The history of the boots, with this one in it."""
+    book = BootBook(
+        clock=clock, load=queue.boots, store=lambda rows: queue.put_many([], boots=rows)
+    )
+    with contextlib.suppress(StorageError):
+        book.begin(queue.newest_stamp())
+    return book
 
 
 def streams(
@@ -82,6 +110,11 @@ def _stream(name: str, settings: StreamSettings, secret: Secret | None) -> Strea
         firebase_app_id=settings.firebase_app_id,
         secret=secret,
         accept_body=settings.accept_body,
+        late=settings.late,
+        on_uncertain=settings.on_uncertain,
+        uncertain_time=settings.send_time_uncertain,
+        traffic_type=settings.traffic_type,
+        event_id=settings.send_event_id,
     )
 
 
@@ -95,47 +128,130 @@ def _secret(
     return found, None
 
 
+def attribution(
+    config: Config, identity: Identity, environ: Mapping[str, str]
+) -> tuple[Attribution, list[str]]:
+    """Whose events are, and what is wrong with the salt if it could not be had."""
+    settings = config.device
+    salt, problem = _secret("id_salt", settings.id_salt_file, "GA4_ID_SALT", environ)
+    if salt is not None and (weak := salt_problem(salt)):
+        salt, problem = None, weak
+    found = machine.device() if settings.fill_in_hardware else {}
+    device = Device(
+        client_id=_or_auto(settings.client_id, identity.client_id),
+        app_instance_id=settings.app_instance_id,
+        user_id=settings.user_id,
+        user_properties=settings.user_properties,
+        consent=_said(settings.consent),
+        hardware={**found, **_said(settings.hardware)},
+        location=_said(settings.location),
+    )
+    return Attribution(device=device, salt=salt), [problem] if problem else []
+
+
+def _said(settings: Any) -> dict[str, str]:
+    """What a table says, without the keys that it leaves out."""
+    return {name: value for name, value in asdict(settings).items() if value is not None}
+
+
+def sessions(config: Config, ground: Ground) -> Sessions:
+    """The sittings of the visitors."""
+    return Sessions(
+        load=ground.queue.session,
+        boot_id=ground.clock.boot_id,
+        timeout_s=config.session.timeout,
+        longest_s=config.session.longest,
+        per_sitting=config.device.visitor == "sitting" and config.device.client_id == "auto",
+        new_client_id=lambda _start: new_client_id(),
+    )
+
+
 def door(
     config: Config,
     ground: Ground,
     made: Mapping[str, Stream],
     *,
+    whose: Attribution,
+    sittings: Sessions,
     on_taken: Callable[[Message, Sorted], None],
 ) -> Door:
     """The door that all sources share."""
+    used = sittings if config.session.enabled else None
     return Door(
         queue=ground.queue,
         clock=ground.clock,
-        sorter=sorter(config, ground.identity, made),
+        sorter=_sorter(config, made, whose, ground.clock),
+        reception=Reception(window=ground.window, sessions=used),
         stepwise=ground.stepwise,
         condemned=ground.condemned,
         on_taken=on_taken,
     )
 
 
-def sorter(config: Config, identity: Identity, made: Mapping[str, Stream]) -> Sorter:
-    """What completes messages with what the device knows."""
-    device = Device(
-        client_id=_or_auto(config.device.client_id, identity.client_id),
-        app_instance_id=config.device.app_instance_id,
-        user_id=config.device.user_id,
-        user_properties=config.device.user_properties,
-    )
+def _sorter(config: Config, made: Mapping[str, Stream], whose: Attribution, clock: Clock) -> Sorter:
     return Sorter(
         streams=made,
-        device=device,
+        judges={name: _judge(settings) for name, settings in config.stream.items()},
+        attribution=whose,
         params=config.device.params,
-        new_id=lambda: secrets.token_hex(8),
+        # With a letter first: BigQuery stores a param of digits, or 12e45678, as a number.
+        new_id=lambda: f"e{secrets.token_hex(8)}",
+        local=clock.stamp_of,
+        now_us=clock.now_us,
+        sessions=config.session.enabled,
     )
 
 
-def dry_sorter(config: Config) -> Sorter:
-    """A sorter to look what a message would become, without the state directory's ids."""
+def _judge(settings: StreamSettings) -> Judge:
+    return Judge(
+        kind=_kind(settings),
+        mode=settings.mode,
+        policy=_policy(settings),
+        debug=settings.debug,
+        keep_pii=settings.keep_pii,
+    )
+
+
+def _kind(settings: StreamSettings) -> StreamKind:
+    return "app" if settings.firebase_app_id else "web"
+
+
+def _policy(settings: StreamSettings) -> Policy:
+    rules = settings.rules
+    return Policy(
+        ga360=rules.ga360,
+        item_custom_params=rules.item_custom_params,
+        counting=rules.counting,
+        numeric_texts=rules.numeric_texts,
+        value_and_currency=rules.value_and_currency,
+        client_ids=rules.client_ids,
+        session_ids=rules.session_ids,
+        user_data_needs_user_id=rules.user_data_needs_user_id,
+        reserved_events=frozenset(rules.reserved_events),
+        event_prefixes=rules.event_prefixes,
+        future_us=round(rules.future * 1e6),
+    )
+
+
+def debug_answer(config: Config, clock: Clock, stream: str | None, body: bytes) -> dict[str, Any]:
+    """What GA4 would say of a body for a stream (None: the default one), as JSON."""
+    settings = config.stream.get(stream or config.default_stream or "", StreamSettings())
+    policy = replace(_policy(settings), own_keys=OWN_KEYS)
+    return debug.answer(body, stream=_kind(settings), now_us=clock.now_us(), policy=policy)
+
+
+def dry_sorter(config: Config, identity: Identity = NOBODYS) -> Sorter:
+    """A sorter to look what a message would become: without secrets, and nothing is kept."""
     made = {name: _stream(name, settings, None) for name, settings in config.stream.items()}
-    return sorter(config, Identity("1.1", "unknown"), made)
+    whose, _ = attribution(config, identity, {})
+    # An id of a key is one that nobody has: the salt may be the service's alone.
+    whose = replace(whose, salt=Secret("stands in for the salt"))
+    return _sorter(config, made, whose, Clock())
 
 
-def shipper(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Shipper:
+def shipper(
+    config: Config, ground: Ground, made: Mapping[str, Stream], *, sittings: Sessions
+) -> Shipper:
     """The shipper with an outlet for each stream."""
     delivery, network = config.delivery, config.network
     outlets = [
@@ -160,7 +276,38 @@ def shipper(config: Config, ground: Ground, made: Mapping[str, Stream]) -> Shipp
         bell=ground.bell,
         stepwise=ground.stepwise,
         max_delay=delivery.max_delay,
+        when=ground.boots.when,
+        session_id=partial(_session_id, ground, sittings),
+        now_us=ground.clock.now_us,
+        trusted=lambda: ground.clock.trusted,
+        confirm=partial(_confirm, ground),
     )
+
+
+def _session_id(ground: Ground, sittings: Sessions, event: Event) -> int:
+    """The session of an event that was taken before the clock was right."""
+    if event.sitting is None:
+        raise ValueError("cannot find a session: the event belongs to no sitting")
+    number, state = sittings.resolve(
+        event.sitting.client, event.sitting.start, lambda stamp: ground.boots.when(stamp).us
+    )
+    if state is not None:
+        # If the disk refuses, a crash could find another second: the next event tries again.
+        with contextlib.suppress(StorageError):
+            ground.queue.put_many([], sessions=[state])
+    return number
+
+
+def _confirm(ground: Ground, **answer: int) -> None:
+    """Let the clock hear what time an answer named, and keep what it learns."""
+    ground.clock.confirm(**answer)
+    observe(ground)
+
+
+def observe(ground: Ground) -> None:
+    """Keep what the clock has learnt. If the disk refuses, it is kept with the next look."""
+    with contextlib.suppress(StorageError):
+        ground.boots.observe()
 
 
 def sources(config: Config, ground: Ground, the_door: Door) -> tuple[dict[str, Source], list[str]]:
@@ -189,6 +336,8 @@ def mqtt(
         random=random.random,
         known_topics=ground.queue.source_state(MQTT),
         remember=lambda topics: _remember_topics(ground.queue, topics),
+        session=ground.queue.source_state(MQTT_SESSION).get("name", ""),
+        begin_session=lambda: _name_session(ground.queue),
     )
     return source, [problem] if problem else []
 
@@ -211,6 +360,7 @@ def _subscription(settings: SubscriptionSettings, streams: Collection[str]) -> S
         stream=fixed.get("stream"),
         priority=Priority[fixed.get("priority", "normal").upper()],
         retained=settings.retained,
+        local=settings.clock == "device",
         rule=_rule(settings, topic, streams, fixed),
     )
 
@@ -232,6 +382,7 @@ def _rule(
         params=settings.params,
         user_properties=settings.user_properties,
         streams=streams,
+        clock=settings.clock,
     )
 
 
@@ -244,6 +395,13 @@ def spool(config: Config, ground: Ground, the_door: Door) -> SpoolSource:
         marks=lambda: ground.queue.source_state(SPOOL),
         state_directory=config.state_directory,
     )
+
+
+def _name_session(queue: EventQueue) -> str:
+    """A name that no session had before, kept. Raises StorageError."""
+    name = secrets.token_hex(8)
+    queue.put_many([], state=[SourceState(MQTT_SESSION, "name", name)])
+    return name
 
 
 def _remember_topics(queue: EventQueue, topics: Sequence[str]) -> None:
@@ -287,6 +445,7 @@ def http(
     the_door: Callable[[], Door],
     ids: Callable[[], Mapping[str, str]],
     status: Callable[[], Mapping[str, Any]],
+    debug: Callable[[str | None, bytes], Mapping[str, Any]],
     on_bug: Callable[[BaseException], None],
 ) -> HttpSource:
     """The HTTP source."""
@@ -296,7 +455,15 @@ def http(
         token=token,
         check_host=settings.unix_path is None,
     )
-    application = Application(door=the_door, guard=guard, streams=ids, status=status, on_bug=on_bug)
+    application = Application(
+        door=the_door,
+        guard=guard,
+        streams=ids,
+        status=status,
+        debug=debug,
+        on_bug=on_bug,
+        local=settings.address is None or is_loopback(settings.address[0]),
+    )
     return HttpSource(
         application=application,
         address=settings.address,

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import struct
@@ -22,14 +23,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.emulator import Emulator, Fault, Message, Recorded, validate
-from agent.emulator.collect import events_in, parse
+from agent.emulator.collect import Judgement, events_in, judge, parse
 from agent.emulator.faults import KINDS, FaultPlan, read_faults
 from agent.emulator.record import Head
+from tests.ga4.test_cases import CASES, DECIDED, NOW_US, at_now
 
 SECRET = "s3cr3t-of-the-stream"
 TARGET = f"/mp/collect?measurement_id=G-ABCDE12345&api_secret={SECRET}"
 WEB = {"measurement_id": "G-ABCDE12345", "api_secret": SECRET}
 APP = {"firebase_app_id": "1:123:android:abc", "api_secret": SECRET}
+
+
+TAKEN = Judgement(messages=(), countable=True)
 
 
 class Reply(NamedTuple):
@@ -119,13 +124,19 @@ def test_collect_answers_204_to_any_body(emulator: Emulator, body: bytes) -> Non
     reply = post(emulator, body)
     assert (reply.status, reply.body) == (204, b"")
     assert "Content-Length" not in reply.headers
-    assert emulator.requests()[0].counted
+    assert emulator.requests()[0].answered == 204
 
 
 def test_events_of_a_request_are_counted(emulator: Emulator) -> None:
     post(emulator, measurement("vend", "refill"))
     assert names(emulator) == ["vend", "refill"]
-    assert emulator.stats() == {"requests": 1, "counted_events": 2, "attempts_since_fault": 1}
+    assert emulator.stats() == {
+        "requests": 1,
+        "counted_events": 2,
+        "attempts_since_fault": 1,
+        "violations": {},
+        "moved": 0,
+    }
 
 
 def test_a_body_without_a_list_of_events_counts_none(emulator: Emulator) -> None:
@@ -171,7 +182,8 @@ def test_the_debug_endpoint_answers_messages_and_counts_nothing(emulator: Emulat
 
 
 def found(query: dict[str, str], body: bytes) -> list[tuple[str | None, str]]:
-    return [(message.field_path, message.code) for message in validate(query, body)]
+    said = validate(query, body, now_us=NOW_US)
+    return [(message.field_path, message.code) for message in said]
 
 
 def test_validation_finds_what_is_missing() -> None:
@@ -185,7 +197,7 @@ def test_validation_finds_what_is_missing() -> None:
         ("app_instance_id", "VALUE_REQUIRED"),
         ("events", "VALUE_REQUIRED"),
     ]
-    assert found(WEB, b'{"client_id": "1.2", "events": {}}') == [("events", "VALUE_INVALID")]
+    assert found(WEB, b'{"client_id": "1.2", "events": "vend"}') == [("events", "VALUE_INVALID")]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"null", b'{"n": NaN}'])
@@ -193,10 +205,237 @@ def test_validation_calls_a_body_that_is_no_object_invalid(body: bytes) -> None:
     assert found(WEB, body) == [(None, "VALUE_INVALID")]
 
 
-def test_validation_uses_the_recorded_words_of_ga4() -> None:
-    said = [message.description for message in validate({"firebase_app_id": "1:2"}, b"{}")]
-    assert "Unable to find non-empty parameter [api_secret] value in request." in said
-    assert "Measurement requires an app_instance_id." in said
+def told(query: dict[str, str], **body: Any) -> list[dict[str, str]]:
+    messages = validate(query, json.dumps(body).encode(), now_us=NOW_US)
+    return [message.document() for message in messages]
+
+
+def named(name: str) -> dict[str, str]:
+    message, *_ = told(WEB, client_id="1.2", events=[{"name": "good"}, {"name": name}])
+    return message
+
+
+ITEM = {"item_id": "1", "price": "$19"}
+PURCHASE = {"transaction_id": "1", "currency": "EUR", "value": 1, "items": [ITEM]}
+HOUR = 3_600_000_000
+
+
+@pytest.mark.parametrize(
+    ("said", "path", "code", "text"),
+    [
+        (
+            named("_badEventName"), "events", "NAME_INVALID",
+            ("Event at index: [1] has invalid name [_badEventName]. Names must start with an "
+            "alphabetic character."),
+        ),
+        (
+            named("campaign@details"), "events", "NAME_INVALID",
+            ("Event at index: [1] has invalid name [campaign@details]. Only alphanumeric "
+            "characters and underscores are allowed."),
+        ),
+        (
+            named("session_start"), None, "NAME_RESERVED",
+            "Event at index: [1] has name [session_start] which is reserved.",
+        ),
+        (
+            told(
+                WEB, client_id="1.2", events=[{"name": "purchase", "params": PURCHASE}]
+            )[0],
+            None, "INTERNAL_ERROR",
+            ("Validation of item.price should prevent conversion from unsupported value "
+            '[string_value: "$19"]'),
+        ),
+        (
+            told(
+                WEB, client_id="1.2", events=[{"name": "a"}], timestamp_micros=NOW_US - 73 * HOUR
+            )[0],
+            "timestamp_micros", "VALUE_INVALID",
+            ("Measurement timestamp_micros has timestamp too far in the past. Measurement protocol "
+            "only supports timestamps [72h] into the past. The current time in UNIX microseconds "
+            "is [1800000000000000]."),
+        ),
+        (
+            told(APP, app_instance_id="a" * 33, events=[{"name": "a"}])[0],
+            "app_instance_id", "VALUE_INVALID",
+            ("Measurement app_instance_id is expected to be a 32 digit hexadecimal number but was "
+            "[33] digits."),
+        ),
+        (
+            told(APP, app_instance_id="a" * 30 + "gh", events=[{"name": "a"}])[0],
+            "app_instance_id", "VALUE_INVALID",
+            "Measurement app_instance_id contains non hexadecimal character [g].",
+        ),
+        (
+            told(APP, events=[{"name": "a"}])[0],
+            "app_instance_id", "VALUE_REQUIRED",
+            "Measurement requires an app_instance_id.",
+        ),
+        (
+            told(WEB, client_id="", events=[{"name": "a"}])[0],
+            "client_id", "VALUE_REQUIRED", "Measurement requires a client_id.",
+        ),
+        (
+            told({"measurement_id": "G-1"}, client_id="1.2", events=[{"name": "a"}])[0],
+            "api_secret", "VALUE_REQUIRED",
+            "Unable to find non-empty parameter [api_secret] value in request.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_recorded_of_ga4_is_said_word_for_word(
+    said: dict[str, str], path: str | None, code: str, text: str
+) -> None:
+    assert (said.get("fieldPath"), said["validationCode"], said["description"]) == (
+        path,
+        code,
+        text,
+    )
+
+
+def test_the_recorded_words_are_those_of_the_collected_facts() -> None:
+    """Every recorded text is reached by one of the messages above, whatever its values."""
+    facts = Path(__file__).parent / "ga4" / "data" / "validation_server.json"
+    texts = [
+        part
+        for message in json.loads(facts.read_text())["messages_recorded"]
+        for part in message["text"].split(" / ")
+    ]
+    reached = [
+        named("_badEventName"),
+        named("campaign@details"),
+        named("session_start"),
+        *told(WEB, client_id="1.2", events=[{"name": "purchase", "params": PURCHASE}]),
+        *told(WEB, client_id="1.2", events=[{"name": "a"}], timestamp_micros=NOW_US - 73 * HOUR),
+        *told(APP, app_instance_id="a" * 33, events=[{"name": "a"}]),
+        *told(APP, app_instance_id="g" * 32, events=[{"name": "a"}]),
+        *told({}),
+        *told({"firebase_app_id": "1:2"}),
+    ]
+    said = {skeleton(message["description"]) for message in reached}
+    assert {skeleton(text) for text in texts} <= said
+
+
+def skeleton(text: str) -> str:
+    return re.sub(r"\[(?!72h)[^\]]*\]", "[]", text)
+
+
+def test_elsewhere_our_words_name_the_very_place() -> None:
+    params = {"p": "x" * 101, "_q": 1}
+    said = told(WEB, client_id="1.2", events=[{"name": "a", "params": params}])
+    assert [(each["fieldPath"], each["validationCode"]) for each in said] == [
+        ("events[0].params.p", "VALUE_OUT_OF_BOUNDS"),
+        ("events[0].params._q", "NAME_RESERVED"),
+    ]
+
+
+def test_a_single_event_in_place_of_a_list_has_the_index_0() -> None:
+    [message] = told(WEB, client_id="1.2", events={"name": "error"})
+    assert message["description"] == "Event at index: [0] has name [error] which is reserved."
+
+
+def test_a_message_repeats_little_of_a_long_value() -> None:
+    assert len(named("_" + "x" * 10_000)["description"]) < 300
+
+
+@pytest.mark.parametrize("behaviour", [None, "RELAXED", "ENFORCE_RECOMMENDATIONS"])
+def test_every_rule_is_applied_whatever_the_behaviour(behaviour: str | None) -> None:
+    said = told(WEB, client_id="1.2", events=[{"name": "a-b"}], validation_behavior=behaviour)
+    assert [each["validationCode"] for each in said] == ["NAME_INVALID"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_every_case_comes_out_on_the_debug_endpoint(case: dict[str, Any]) -> None:
+    """As documented or decided; what is in the query is missed as the server was recorded to."""
+    with Emulator(clock=lambda: NOW_US / 1e6) as emulator:
+        target = f"/debug/mp/collect?{urllib.parse.urlencode(case['query'])}"
+        reply = post(emulator, json.dumps(at_now(case["payload"])).encode(), target)
+    assert (reply.status, emulator.bugs) == (200, ())
+    codes = {message["validationCode"] for message in json.loads(reply.body)["validationMessages"]}
+    if case["id"] in ("q-missing-secret", "q-missing-measurement-id"):
+        assert codes == {"VALUE_REQUIRED"}
+    elif case["docs_strict"] == "undocumented":
+        code = DECIDED[case["id"]][0]
+        assert codes == ({code} if code else set())
+    else:
+        assert bool(codes) == (case["docs_strict"] == "invalid")
+        assert case["docs_code"] is None or codes == {case["docs_code"]}
+
+
+# What GA4 does in silence
+
+
+def test_what_ga4_would_ignore_in_silence_is_in_the_record(tmp_path: Path) -> None:
+    record = tmp_path / "record.ndjson"
+    events = [{"name": "vend", "params": {"p": "x" * 101}}, {"name": "error"}]
+    with Emulator(record=record) as emulator:
+        post(emulator, json.dumps({"client_id": "1.2", "events": events}).encode())
+        post(emulator, measurement("vend"))
+        stats = emulator.stats()
+    assert (stats["violations"], stats["counted_events"]) == (
+        {"NAME_RESERVED": 1, "VALUE_OUT_OF_BOUNDS": 1},
+        3,
+    )
+    silent, fine = map(json.loads, record.read_text().splitlines())
+    assert (silent["answered"], silent["counted"], "violations" in fine) == (204, True, False)
+    assert silent["violations"] == [
+        {
+            "fieldPath": "events[0].params.p",
+            "description": "found a text of 101 characters, expected at most 100",
+            "validationCode": "VALUE_OUT_OF_BOUNDS",
+        },
+        {
+            "description": "Event at index: [1] has name [error] which is reserved.",
+            "validationCode": "NAME_RESERVED",
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/mp/collect", measurement("vend")),
+        ("/mp/collect?measurement_id=G-1&api_secret=", measurement("vend")),
+        ("/mp/collect?api_secret=x", measurement("vend")),
+        ("/mp/collect?firebase_app_id=1:2:android:3&api_secret=x", measurement("vend")),
+        (TARGET, b'{"events":[{"name":"vend"}]}'),
+        (TARGET, b'{"client_id":"","events":[{"name":"vend"}]}'),
+        (TARGET, b'[{"name":"vend"}]'),
+        (TARGET, b"client_id=1.2&en=vend"),
+    ],
+)
+def test_what_ga4_drops_as_a_whole_is_answered_204_and_not_counted(
+    emulator: Emulator, target: str, body: bytes
+) -> None:
+    assert post(emulator, body, target).status == 204
+    [request] = emulator.requests()
+    assert (request.counted, emulator.events()) == (False, ())
+    assert request.violations
+
+
+def test_times_that_ga4_would_move_are_noted_and_left_as_they_came(tmp_path: Path) -> None:
+    old, new = NOW_US - 73 * HOUR, NOW_US - 71 * HOUR
+    events = [{"name": "a", "timestamp_micros": new}, {"name": "b", "timestamp_micros": old}]
+    record = tmp_path / "record.ndjson"
+    with Emulator(record=record, clock=lambda: NOW_US / 1e6) as emulator:
+        post(emulator, json.dumps({"client_id": "1.2", "events": events}).encode())
+    [entry] = map(json.loads, record.read_text().splitlines())
+    assert (entry["counted"], entry["moved"]) == (True, ["events[1].timestamp_micros"])
+    assert entry["body"]["events"] == events
+    assert emulator.stats()["moved"] == 1
+
+
+def test_of_requests_that_ga4_did_not_take_nothing_is_said(emulator: Emulator) -> None:
+    emulator.fail(Fault("status", times=1), Fault("login_page", times=1))
+    for _ in range(2):
+        post(emulator, measurement("error"))
+    post(emulator, measurement("error"), f"/debug{TARGET}")
+    assert [request.violations for request in emulator.requests()] == [(), (), ()]
+    assert emulator.stats()["violations"] == {}
+
+
+@given(body=st.binary())
+def test_no_body_is_too_strange_to_be_judged(body: bytes) -> None:
+    judgement = judge(WEB, body, now_us=NOW_US)
+    assert judgement.messages or judgement.countable
 
 
 def test_a_message_without_a_path_has_no_field_path() -> None:
@@ -215,7 +454,7 @@ JSON = st.recursive(
 @given(document=JSON)
 def test_json_without_a_secret_is_recorded_as_it_came_on_one_line(document: Any) -> None:
     recorded = Recorded.of(
-        Head.of("POST", "/"), json.dumps(document).encode(), at=0, answered=204, counted=True
+        Head.of("POST", "/"), json.dumps(document).encode(), at=0, answered=204, taken=TAKEN
     )
     line = recorded.line()
     assert line.count(b"\n") == 1
@@ -225,7 +464,7 @@ def test_json_without_a_secret_is_recorded_as_it_came_on_one_line(document: Any)
 
 @given(body=st.binary())
 def test_any_body_is_recorded_as_json_or_as_text(body: bytes) -> None:
-    recorded = Recorded.of(Head.of("POST", "/"), body, at=0, answered=204, counted=True)
+    recorded = Recorded.of(Head.of("POST", "/"), body, at=0, answered=204, taken=TAKEN)
     try:
         assert recorded.body == parse(body)
         assert recorded.raw is None
@@ -692,7 +931,13 @@ def test_faults_are_set_and_cleared_over_http(emulator: Emulator) -> None:
     assert call(emulator, "POST", "/emulator/recover").status == 204
     assert post(emulator, measurement("vend")).status == 204
     stats = call(emulator, "GET", "/emulator/stats").body
-    assert json.loads(stats) == {"requests": 3, "counted_events": 2, "attempts_since_fault": 3}
+    assert json.loads(stats) == {
+        "requests": 3,
+        "counted_events": 2,
+        "attempts_since_fault": 3,
+        "violations": {},
+        "moved": 0,
+    }
     lines = call(emulator, "GET", "/emulator/events").body.splitlines()
     assert [json.loads(line)["name"] for line in lines] == ["refill", "vend"]
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import COMMANDS
+from agent.ga4.departure import AGES_US
+from agent.ga4.repair.kind import Kind
 from tests.waiting import PATIENCE, free_port, until
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +144,9 @@ def test_a_stranger_can_type_all_of_it(reader, places, tmp_path):
 
     def names():
         requests = [json.loads(line) for line in arrived.read_text().splitlines()]
-        return sorted(event["name"] for request in requests for event in request["body"]["events"])
+        # Where nobody has set the clock, the first request only asks for the time.
+        bodies = [request["body"] for request in requests if request["body"] is not None]
+        return sorted(event["name"] for body in bodies for event in body["events"])
 
     until(lambda: names() == ["door", "tap", "vend", "vend"], names)
 
@@ -185,17 +189,28 @@ def reasons(*patterns):
 
 def test_the_manual_explains_every_reason_to_refuse():
     assert first_words("Refused at the door") == reasons(
-        r'\brefuse\("(\w+)"', r'on_refused\("(\w+)"'
+        r'\brefuse\("(\w+)"', r'on_refused\("(\w+)"', r'"refused\.(\w+)"'
     )
 
 
 def test_the_manual_explains_every_reason_to_die_and_to_drop():
     given = reasons(
-        r'set_aside\("(\w+)"', r'dead_letter\(\s*"(\w+)"', r'\bbury\([^)]*reason="(\w+)"'
-    )
+        r'set_aside(?:_unread)?\("(\w+)"', r'dead_letter\(\s*"(\w+)"',
+        r'\bbury\([^)]*reason="(\w+)"', r'\bWithheld\("(\w+)"\)',
+    )  # fmt: skip
     refused = {f"refused_{status}" for status in (400, 413)}
     assert first_words("Dead letters") == given | refused
     assert first_words("Dropped") == reasons(r'"dropped\.(\w+)"')
+
+
+def test_the_manual_explains_every_kind_of_repair():
+    agents_own = {"pii_suspected", "debug_mode"}
+    assert first_words("Repaired") == {str(kind) for kind in Kind} | agents_own
+
+
+def test_the_manual_explains_everything_that_is_noted():
+    aged = {f"left_after_{age}" for age in AGES_US}
+    assert first_words("Noted") == reasons(r'"noted\.(\w+)"') | aged
 
 
 def test_the_manual_names_only_commands_that_there_are():

@@ -6,18 +6,13 @@ import threading
 import pytest
 
 from agent.event import Stamp, Stream
-from agent.intake.identity import Device
-from agent.intake.sorting import Message, Sorter
+from agent.intake.sorting import Message, Sorted
 from agent.recent import KEEP, WATCHED_S, Recent
+from tests.sorters import sorter
 
 STAMP = Stamp(wall_us=1_800_000_000_000_000, boot_us=1_000_000, boot_id="boot", trusted=True)
-MAIN = Stream(name="main", endpoint="http://127.0.0.1", measurement_id="G-MAIN")
-SORTER = Sorter(
-    streams={"main": MAIN},
-    device=Device(client_id="1.1", app_instance_id=None, user_id=None, user_properties={}),
-    params={},
-    new_id=lambda: "id",
-)
+MAIN = Stream(name="main", endpoint="http://127.0.0.1", measurement_id="G-MAIN", event_id=False)
+SORTER = sorter(streams={"main": MAIN}, new_id=lambda: "id")
 
 
 class Time:
@@ -96,8 +91,18 @@ def test_an_event_is_shown_as_an_export_would_write_it(recent):
                 }
             ],
             "rejected": [],
+            "counts": {},
+            "duplicates": 0,
         }
     ]
+
+
+def test_what_was_repaired_is_told_as_the_ledger_counts_it_and_repetitions_too(recent):
+    number = recent.after(None).newest
+    message = Message(source="http", payload=b"{}")
+    recent.note(message, Sorted(counts={"repaired.text_cut": 1}, duplicates=2))
+    [sighting] = recent.after(number).document["sightings"]
+    assert (sighting["counts"], sighting["duplicates"]) == ({"repaired.text_cut": 1}, 2)
 
 
 def test_what_is_refused_is_shown_with_the_reason(recent):

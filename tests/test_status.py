@@ -8,8 +8,9 @@ import pytest
 
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
+from agent.queue.days import Near
 from agent.queue.ledger import Books
-from agent.status import DRAINING, EXPIRES_AFTER, Observation, status_of
+from agent.status import DRAINING, EXPIRES_AFTER_US, Observation, status_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOON_US = int(NOON.timestamp() * 1e6)
@@ -24,8 +25,9 @@ def outlet(state="ok", *, name="main", reason=""):
 
 
 WELL = Observation(
-    books=Books(), used_bytes=8192, max_bytes=64 * 1024 * 1024, oldest=None, outlets=(outlet(),)
+    books=Books(), used_bytes=8192, max_bytes=64 * 1024 * 1024, oldest_us=None, outlets=(outlet(),)
 )
+NEAR = Near(stream="main", what="event_names", found=450, limit=500)
 
 
 @pytest.fixture
@@ -136,22 +138,25 @@ def dig(document, path):
 REQUIRED = [
     "state", "queue.events", "queue.bytes", "queue.oldest_age_s", "queue.complete_until",
     "ledger.received", "ledger.sent", "ledger.queued", "ledger.dead", "ledger.dropped",
-    "ledger.refused", "clock.trusted",
+    "ledger.refused", "ledger.repaired", "ledger.noted", "clock.trusted", "clock.by", "warnings",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", REQUIRED)
 @pytest.mark.parametrize("running", [True, False])
 def test_every_key_that_users_rely_on_is_there_whatever_the_state(clock, path, running):
-    empty = Observation(books=Books(), used_bytes=0, max_bytes=None, oldest=None, running=running)
+    empty = Observation(
+        books=Books(), used_bytes=0, max_bytes=None, oldest_us=None, running=running
+    )
     dig(json.loads(json.dumps(status_of(empty, clock).document)), path)
 
 
-def test_the_document_can_be_read_by_any_program_even_with_everything_in_it(clock, make_event):
+def test_the_document_can_be_read_by_any_program_even_with_everything_in_it(clock):
     seen = replace(
         WELL,
         books=Books(received=3, queued=1, dropped={"purged": 2}, refused={"malformed": 4}),
-        oldest=make_event(),
+        oldest_us=NOON_US - 1_000_000,
+        near=(NEAR,),
         outlets=(OutletReport("main", "offline", "no route", 3.5, 12.0),),
         problems={"mqtt": "no broker", "http": None},
         config_problems=("a.toml: x",),
@@ -169,6 +174,8 @@ def test_the_books_are_in_the_document(clock):
         dead=3,
         dropped={"evicted": 1, "purged": 2},
         refused={"malformed": 4},
+        repaired={"text_cut": 2},
+        noted={"left_after_24h": 1},
         requests=7,
         bytes_sent=8000,
         bytes_received=900,
@@ -181,6 +188,8 @@ def test_the_books_are_in_the_document(clock):
         "dead": 3,
         "dropped": {"evicted": 1, "purged": 2},
         "refused": {"malformed": 4},
+        "repaired": {"text_cut": 2},
+        "noted": {"left_after_24h": 1},
         "balanced": True,
     }
     assert document["traffic"] == {"requests": 7, "bytes_sent": 8000, "bytes_received": 900}
@@ -199,19 +208,53 @@ def test_an_empty_queue_is_complete_until_now_and_has_no_oldest(clock):
     assert (queue["oldest_age_s"], queue["oldest_expires_in_s"]) == (None, None)
 
 
-def test_the_oldest_event_says_until_when_and_how_long_it_may_wait(clock, make_event):
-    event = make_event()
-    stamp = replace(event.stamp, wall_us=NOON_US - 3_600_000_000, boot_id="before")
-    queue = status_of(replace(WELL, oldest=replace(event, stamp=stamp)), clock).document["queue"]
+def test_the_oldest_event_says_until_when_and_how_long_it_may_wait(clock):
+    seen = replace(WELL, oldest_us=NOON_US - 3_600_000_000)
+    queue = status_of(seen, clock).document["queue"]
     assert queue["complete_until"] == "2026-03-01T11:00:00+00:00"
     assert queue["oldest_age_s"] == 3600.0
-    assert queue["oldest_expires_in_s"] == EXPIRES_AFTER - 3600.0 == 71 * 3600.0
+    assert queue["oldest_expires_in_s"] == EXPIRES_AFTER_US / 1e6 - 3600 == 70 * 3600.0
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-def test_the_clocks_trust_is_told(trusted):
-    clock = Clock(wall=lambda: NOON_US, boot=lambda: 1, boot_id="b", synchronised=lambda: trusted)
-    assert status_of(WELL, clock).document["clock"] == {"trusted": trusted}
+def test_an_event_of_the_future_has_no_age(clock):
+    """A publisher elsewhere may be ahead; what is not old does not count backwards."""
+    queue = status_of(replace(WELL, oldest_us=NOON_US + 5_000_000), clock).document["queue"]
+    assert queue["oldest_age_s"] == 0
+
+
+def test_a_clock_that_the_kernel_trusts_says_so_and_how_well(clock):
+    told = status_of(WELL, clock).document["clock"]
+    assert (told["trusted"], told["by"]) == (True, "ntp")
+    assert 0 <= told["error_s"] <= 0.05
+
+
+def test_a_clock_that_nobody_trusts_has_no_error_that_could_be_told():
+    clock = Clock(wall=lambda: NOON_US, boot=lambda: 1, boot_id="b", synchronised=lambda: False)
+    told = status_of(WELL, clock).document["clock"]
+    assert told == {"trusted": False, "by": "", "error_s": None}
+
+
+def test_a_date_trusts_the_clock_with_the_error_that_a_date_has():
+    clock = Clock(
+        wall=lambda: 1_000_000, boot=lambda: 9_000_000, boot_id="b", synchronised=lambda: False
+    )
+    clock.confirm(
+        server_us=NOON_US, error_us=500_000, sent_boot_us=8_900_000, received_boot_us=8_950_000
+    )
+    told = status_of(WELL, clock).document["clock"]
+    assert (told["trusted"], told["by"]) == (True, "date")
+    assert 0.5 <= told["error_s"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("events_of_a_client", "events of one client on one day"), ("event_names", "event names")],
+)
+def test_what_comes_near_a_limit_of_ga4_is_warned_of(clock, what, said):
+    near = Near(stream="shop", what=what, found=81_000, limit=100_000)
+    [warning] = status_of(replace(WELL, near=(near,)), clock).document["warnings"]
+    assert said in warning
+    assert all(part in warning for part in ("shop", "81,000", "100,000"))
 
 
 def test_every_problem_is_told_not_only_the_first(clock):
@@ -238,3 +281,35 @@ def test_each_stream_and_source_is_told(clock):
         }
     ]
     assert document["sources"] == {"mqtt": {"problem": "no broker"}, "http": {"problem": None}}
+
+
+BLOCKED = replace(
+    WELL, outlets=(outlet("clock_blocks_tls", name="shop", reason="certificate not yet valid"),)
+)
+
+
+def test_a_clock_that_blocks_tls_is_named_with_what_it_says_and_the_cure():
+    early = Clock(
+        wall=lambda: 10**12, boot=lambda: 10**8, boot_id="boot", synchronised=lambda: False
+    )
+    assert status_of(BLOCKED, early).reason == (
+        "stream shop: the clock says 1970-01-12 13:46 UTC, before the certificate's beginning: "
+        'set it (date -s "YYYY-MM-DD HH:MM:SS"), let NTP through (UDP 123), or fit a clock battery'
+    )
+
+
+def test_a_clock_that_is_right_by_now_is_not_to_be_set(clock):
+    """It was wrong when TLS failed, or the certificate begins in the future."""
+    reason = status_of(BLOCKED, clock).reason
+    assert reason.startswith("stream shop: certificate not yet valid; the clock is right by now")
+    assert "date -s" not in reason
+
+
+def test_a_wall_clock_that_blocks_tls_is_to_be_set_though_the_time_is_known():
+    """By the Date of another stream's answer."""
+    clock = Clock(
+        wall=lambda: 10**12, boot=lambda: 10**8, boot_id="boot", synchronised=lambda: False
+    )
+    clock.confirm(server_us=NOON_US, error_us=500_000, sent_boot_us=10**8, received_boot_us=10**8)
+    assert clock.trusted
+    assert "date -s" in status_of(BLOCKED, clock).reason

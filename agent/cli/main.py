@@ -19,6 +19,8 @@ COMMANDS = {
     "check": "agent.cli.check",
     "send": "agent.cli.send",
     "status": "agent.cli.status",
+    "doctor": "agent.cli.doctor",
+    "ledger": "agent.cli.ledger",
     "map": "agent.cli.map",
     "validate": "agent.cli.validate",
     "tail": "agent.cli.tail",
@@ -30,6 +32,7 @@ COMMANDS = {
     "resume": "agent.cli.delivery:resume",
     "config": "agent.cli.config",
     "secret": "agent.cli.secret",
+    "identity": "agent.cli.identity",
     "emulator": "agent.cli.emulator",
     "demo": "agent.cli.demo",
 }

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.event import Event, InvalidEvent
+    from agent.event import Event, InvalidEvent, Stamp
     from agent.intake.identity import Identity
     from agent.intake.sorting import Message
 
 OWN = "the device's own"
 UNKNOWN = "(not made yet, or not readable)"  # in the place of the device's own id
+OF_KEY = "(an id made of the key)"  # in the place of what a card's number becomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +31,20 @@ class Outcome:
     """What becomes of the message.
 
     ``subscription``: the filter that fits, as it was written. ``own``: the device's ids.
-    ``filters``: all there are, for whom none fits.
+    ``keyed``: whose ids are made of keys. ``repaired``: what GA4 would not have taken, by kind.
+    ``filters``: all there are, for whom none fits. ``now``:
+    when the message was taken for one that came.
     """
 
     subscription: str | None = None
     events: Sequence["Event"] = ()
     rejected: Sequence["InvalidEvent"] = ()
     ignored: str | None = None
+    repaired: Mapping[str, int] = field(default_factory=dict)
     own: frozenset[str | None] = frozenset()
+    keyed: frozenset[str | None] = frozenset()
     filters: Sequence[str] = ()
+    now: "Stamp | None" = None
 
     @property
     def good(self) -> bool:
@@ -123,17 +130,44 @@ def _sorted(config: "Config", path: Path, subscription: str, message: "Message")
     from agent.clock import Clock
     from agent.event import Event
 
-    identity = _identity(path)
-    streams, _ = wiring.streams(config, {})  # an event is the same without the secrets
-    taken = wiring.sorter(config, identity, streams).sort(message, Clock().stamp())
+    identity, now = _identity(path), Clock().stamp()
+    taken = wiring.dry_sorter(config, identity).sort(message, now)
     device = config.device
     client_id = identity.client_id if device.client_id == "auto" else device.client_id
+    own = frozenset((client_id, device.app_instance_id))
+    events = [item for item in taken.stored if isinstance(item, Event)]
     return Outcome(
         subscription=subscription,
-        events=[item for item in taken.items if isinstance(item, Event)],
+        events=events,
         rejected=taken.rejected,
-        own=frozenset((client_id, device.app_instance_id)),
+        repaired=_repaired(taken.counts),
+        own=own,
+        keyed=_keyed(message, events) - own,
+        now=now,
     )
+
+
+def _repaired(counts: Mapping[str, int]) -> dict[str, int]:
+    """What was repaired, of all that the ledger is told."""
+    table = "repaired."
+    return {
+        key.removeprefix(table): number for key, number in counts.items() if key.startswith(table)
+    }
+
+
+def _keyed(message: "Message", events: "Sequence[Event]") -> frozenset[str | None]:
+    """The ids that nobody said, in a message that has keys."""
+    from agent.event import InvalidEvent
+    from agent.intake.parse import Draft
+
+    try:
+        drafts = [each for each in message.parsed().elements if isinstance(each, Draft)]
+    except InvalidEvent:
+        return frozenset()
+    if not any(draft.client_key for draft in drafts):
+        return frozenset()
+    said = {draft.sender.client_id for draft in drafts}
+    return frozenset(event.sender.client_id for event in events) - said
 
 
 def _identity(path: Path) -> "Identity":
@@ -154,19 +188,23 @@ def _identity(path: Path) -> "Identity":
 def _document(outcome: Outcome) -> dict[str, Any]:
     return {
         "subscription": outcome.subscription,
-        "events": [_event(event, outcome.own) for event in outcome.events],
+        "events": [_event(event, outcome) for event in outcome.events],
         "rejected": [
             {"fieldPath": e.field_path, "description": e.description, "validationCode": e.code}
             for e in outcome.rejected
         ],
         "ignored": outcome.ignored,
+        "repaired": dict(outcome.repaired),
     }
 
 
-def _event(event: "Event", own: frozenset[str | None]) -> dict[str, Any]:
+def _event(event: "Event", outcome: Outcome) -> dict[str, Any]:
     from agent.event import UNASSIGNED
 
     sender = event.sender.body
+    own, keyed = _id(event)[1] in outcome.own, event.sender.client_id in outcome.keyed
+    if keyed or sender.get("client_id") == UNKNOWN:
+        sender["client_id"] = None
     return {
         "name": event.name,
         "params": dict(event.params),
@@ -176,9 +214,23 @@ def _event(event: "Event", own: frozenset[str | None]) -> dict[str, Any]:
         "session": event.session,
         "event_id": event.event_id,
         "timestamp_micros": event.time_us,
-        "sender": {key: None if value == UNKNOWN else value for key, value in sender.items()},
-        "device": _id(event)[1] in own,
+        "time": _time(event, outcome.now),
+        "sender": sender,
+        "device": own,
+        "keyed": keyed,
     }
+
+
+def _time(event: "Event", now: "Stamp | None") -> str | None:
+    """When it happened, as the publisher or an earlier stamp says it; None: when it came."""
+    if event.time_us is not None:
+        return _utc(event.time_us)
+    return None if event.stamp == now else _utc(event.stamp.wall_us)
+
+
+def _utc(time_us: int) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _id(event: "Event") -> tuple[str, str | None]:
@@ -204,7 +256,7 @@ def _show(outcome: Outcome, topic: str) -> None:
         table = Table(show_header=False, box=None)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in _rows(event, outcome.own):
+        for name, value in _rows(event, outcome):
             table.add_row(Text(_printable(name)), Text(_printable(value)))
         console.print()
         console.print(table)
@@ -228,20 +280,39 @@ def _verdict(outcome: Outcome, topic: str) -> Iterator[str]:
     if number:
         rest = "the rest " if outcome.rejected else ""
         yield f"{rest}becomes {counted(number, 'event')}"
+    for kind, times in outcome.repaired.items():
+        yield f"repaired, because GA4 would not take it: {kind.replace('_', ' ')} ({times})"
 
 
-def _rows(event: "Event", own: frozenset[str | None]) -> Iterator[tuple[str, str]]:
-    shown = _event(event, own)
+def _rows(event: "Event", outcome: Outcome) -> Iterator[tuple[str, str]]:
+    shown = _event(event, outcome)
     yield "name", event.name
     for key, value in event.params.items():
-        yield f"param {key}", json.dumps(value, ensure_ascii=False)
+        yield from _param(key, value)
     yield "stream", shown["stream"] or "none yet: it waits for the first stream"
     yield "priority", shown["priority"]
+    yield "time", _when(event, shown["time"])
     kind, id_ = _id(event)
-    yield kind, OWN if shown["device"] else id_ or "none"
+    yield kind, OWN if shown["device"] else OF_KEY if shown["keyed"] else id_ or "none"
     yield from _more_of_sender(event.sender.body)
     for key in ("actor", "session"):
         yield key, shown[key] or "not said"
+
+
+def _param(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A param as JSON writes it, so that its kind is seen: "2.5" is a text, 2.5 a number."""
+    if key == "items" and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield f"param items[{index}]", json.dumps(item, ensure_ascii=False, default=dict)
+        return
+    yield f"param {key}", json.dumps(value, ensure_ascii=False, default=dict)
+
+
+def _when(event: "Event", time: str | None) -> str:
+    if time is None:
+        return "when the message comes"
+    absolute = event.time_us is not None
+    return f"{time}, as the publisher says" if absolute else f"{time}, by this device's clock"
 
 
 def _more_of_sender(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -51,7 +51,7 @@ def command(config: Path | None, name: str, params: Sequence[str], **options: st
         raise click.UsageError("cannot read the arguments: found bytes that are no UTF-8")
     if "=" in name:
         raise click.UsageError(f"found {_shown(name)} where NAME belongs: send NAME KEY=VALUE …")
-    event = {"name": name, "params": _pairs(params), "event_id": secrets.token_hex(8)}
+    event = {"name": name, "params": _pairs(params), "event_id": f"e{secrets.token_hex(8)}"}
     event |= {option: value for option, value in options.items() if value is not None}
     try:
         ask(state_of(config), "send", event=event)

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,22 @@ def _status(config: Path | None, directory: Path) -> Mapping[str, Any]:
 
 
 def _from_file(directory: Path) -> Mapping[str, Any]:
+    from agent.boots import Boots
     from agent.clock import Clock
+    from agent.ga4.departure import happened
     from agent.queue.reader import read_snapshot
     from agent.status import Observation, status_of
 
-    snapshot = read_snapshot(directory)
+    snapshot, clock = read_snapshot(directory), Clock()
+    when = partial(Boots.of(snapshot.boots).when, now=clock.moment())
     seen = Observation(
         books=snapshot.books,
         used_bytes=snapshot.used_bytes,
         max_bytes=None,
-        oldest=snapshot.oldest,
+        oldest_us=happened(snapshot.oldest, when).us if snapshot.oldest else None,
         running=False,
     )
-    return status_of(seen, Clock()).document
+    return status_of(seen, clock).document
 
 
 def _spool(config: Path | None, directory: Path) -> Mapping[str, Any]:
@@ -106,7 +110,9 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if files := document.get("spool", {}).get("files"):
         yield "spool folder", f"{counted(files, 'file')} waiting for the daemon"
     yield from _books(document["ledger"])
-    yield "clock", "trusted" if document["clock"]["trusted"] else "not trusted yet"
+    yield "clock", _clock(document["clock"])
+    for warning in document["warnings"]:
+        yield "warning", warning
     for stream in document["streams"]:
         yield f"stream {stream['stream']}", _stream(stream)
     for name, source in document["sources"].items():
@@ -117,10 +123,17 @@ def _books(ledger: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     figures = {**ledger, "dropped": sum(ledger["dropped"].values())}
     names = ("received", "sent", "queued", "dead", "dropped")
     yield "ledger", ", ".join(f"{figures[name]} {name}" for name in names)
-    for kind in ("dropped", "refused"):
+    for kind in ("dropped", "refused", "repaired", "noted"):
         for reason, number in ledger[kind].items():
             yield kind, f"{number} {reason}"
     yield "books", "balance" if ledger["balanced"] else "DO NOT BALANCE: please report this"
+
+
+def _clock(clock: Mapping[str, Any]) -> str:
+    if not clock["trusted"]:
+        return "not trusted yet: times are corrected when it is"
+    source = {"ntp": "by NTP", "date": "by an answer's date"}[clock["by"]]
+    return f"trusted {source}, to {clock['error_s']:.1f} s"
 
 
 def _oldest(queue: Mapping[str, Any]) -> str:
@@ -130,7 +143,7 @@ def _oldest(queue: Mapping[str, Any]) -> str:
     more = f"GA4 takes it for {in_two_units(left)} more"
     return _joined(
         f"{rounded(queue['oldest_age_s'])} old",
-        more if left > 0 else "too old: GA4 shows it at another time than its own",
+        more if left > 0 else "too old: see [stream.NAME] late",
     )
 
 

@@ -156,9 +156,10 @@ def chart(lengths: Sequence[int], *, width: int, rows: int) -> list[str]:
 
 
 def _arrivals(arrivals: Sequence[Arrival], *, rows: int) -> Panel:
-    table = Table.grid(padding=(0, 2))
+    # Expanded, so that long params are cut and not the names.
+    table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     shown = arrivals[-rows:]
     for arrival in shown:
         params = "  ".join(f"{name}={value}" for name, value in arrival.params.items())

@@ -1,13 +1,24 @@
-"""What GA4's collect endpoints say to a request body. Pure.
+"""What GA4's collect endpoints make of a request. Pure.
 
-The production endpoint says nothing: any POST gets a 2xx. The validation endpoint lists messages;
-its wording is GA4's where a recording exists, and said to be ours where none does.
+The production endpoint says nothing: any POST gets a 2xx, and what GA4 cannot use is dropped,
+cut or moved in silence. The validation endpoint lists messages.
+
+Every rule is always applied, whatever ``validation_behavior`` says. GA4 itself keeps most of them
+to itself without ENFORCE_RECOMMENDATIONS, but then it ignores the very things that it did not
+name, and a developer who asks wants to hear of them; nor does the documentation say which of its
+rules belong to which behaviour.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from agent.emulator.wording import Message, required, unreadable, worded
+from agent.ga4.debug import violations_in
+from agent.ga4.policy import StreamKind
+from agent.ga4.violation import Rule, Violation
+from agent.jsontext import NotJson
 
 COLLECT = "/mp/collect"
 DEBUG_COLLECT = "/debug/mp/collect"
@@ -15,17 +26,17 @@ HIDDEN = "[hidden]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One finding of the validation endpoint; ``code`` is one of GA4's validation codes."""
+class Judgement:
+    """What GA4 makes of a request.
 
-    field_path: str | None
-    description: str
-    code: str
+    ``messages``: what its validation endpoint says. ``moved``: the times, as paths, that its
+    production endpoint would move to 72 hours ago. ``countable``: whether it knows whose events
+    these are and lets them in; else it drops them all.
+    """
 
-    def document(self) -> dict[str, str]:
-        """Return the message as it stands in ``validationMessages``; no path, no key."""
-        path = {} if self.field_path is None else {"fieldPath": self.field_path}
-        return {**path, "description": self.description, "validationCode": self.code}
+    messages: tuple[Message, ...]
+    moved: tuple[str, ...] = ()
+    countable: bool = False
 
 
 def parse(body: bytes) -> Any:
@@ -41,67 +52,50 @@ def parse(body: bytes) -> Any:
 
 
 def events_in(document: object) -> tuple[dict[str, Any], ...]:
-    """Return the events that GA4 finds in a parsed body; empty if it has no list of them."""
+    """Return the events that GA4 finds in a parsed body: a list of them, or the only one."""
     events = document.get("events") if isinstance(document, dict) else None
+    if isinstance(events, dict):
+        return (events,)
     if not isinstance(events, list):
         return ()
     return tuple(event for event in events if isinstance(event, dict))
 
 
-def validate(query: Mapping[str, str], body: bytes) -> list[Message]:
+def validate(query: Mapping[str, str], body: bytes, *, now_us: int) -> list[Message]:
     """Return what the validation endpoint finds in a request; an empty list means no issue."""
+    return list(judge(query, body, now_us=now_us).messages)
+
+
+def judge(query: Mapping[str, str], body: bytes, *, now_us: int) -> Judgement:
+    """Return what GA4 makes of a request; ``now_us``: the server's clock."""
+    asked = _query_messages(query)
+    stream: StreamKind = "app" if query.get("firebase_app_id") else "web"
     try:
-        document = parse(body)
-    except ValueError:
-        return [*_query_messages(query), _invalid("Measurement is not valid JSON.")]
-    if not isinstance(document, dict):
-        return [*_query_messages(query), _invalid("Measurement is not a JSON object.")]
-    return [
-        *_query_messages(query),
-        *_sender_messages(query, document),
-        *_events_messages(document),
-    ]
+        found = violations_in(body, stream=stream, now_us=now_us)
+        document = json.loads(body.decode("utf-8-sig"))
+    except NotJson as error:
+        return Judgement(messages=(*asked, unreadable(str(error))))
+    return Judgement(
+        messages=(*asked, *(worded(each, document, now_us=now_us) for each in found)),
+        moved=tuple(each.field_path for each in found if each.rule is Rule.TIME_PAST),
+        countable=not asked and not _nobodys(found),
+    )
 
 
 def _query_messages(query: Mapping[str, str]) -> list[Message]:
     stream = "firebase_app_id" if query.get("firebase_app_id") else "measurement_id"
     return [
-        _required(name, f"Unable to find non-empty parameter [{name}] value in request.")
+        required(name, f"Unable to find non-empty parameter [{name}] value in request.")
         for name in ("api_secret", stream)
         if not query.get(name)
     ]
 
 
-def _sender_messages(query: Mapping[str, str], document: Mapping[str, Any]) -> list[Message]:
-    if document.get("client_id") or document.get("app_instance_id"):
-        return []
-    if query.get("firebase_app_id"):
-        return [_required("app_instance_id", "Measurement requires an app_instance_id.")]
-    return [_required("client_id", "Measurement requires a client_id.")]
-
-
-def _events_messages(document: Mapping[str, Any]) -> list[Message]:
-    events = document.get("events")
-    if events is None or events == []:
-        return [_required("events", "Measurement requires at least one event.")]  # our wording
-    if not isinstance(events, list):
-        return [
-            Message(  # our wording
-                field_path="events",
-                description="Measurement events is not a list.",
-                code="VALUE_INVALID",
-            )
-        ]
-    return []
-
-
-def _required(field_path: str, description: str) -> Message:
-    return Message(field_path=field_path, description=description, code="VALUE_REQUIRED")
-
-
-def _invalid(description: str) -> Message:
-    # Our wording: nobody recorded what GA4 says to a body that is no JSON object.
-    return Message(field_path=None, description=description, code="VALUE_INVALID")
+def _nobodys(found: Sequence[Violation]) -> bool:
+    """Whether it is no body, or does not say whose events it has."""
+    whose = ((), ("client_id",), ("app_instance_id",))
+    lacking = (Rule.KIND, Rule.MISSING, Rule.EMPTY)
+    return any(each.place in whose and each.rule in lacking for each in found)
 
 
 def _refuse(constant: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.emulator.answer import Answer, json_answer, login_answer, text_answer
-from agent.emulator.collect import COLLECT, DEBUG_COLLECT, validate
+from agent.emulator.collect import COLLECT, DEBUG_COLLECT, Judgement, judge
 from agent.emulator.faults import Due, Fault, FaultPlan, read_faults
 from agent.emulator.record import Head, Record, Recorded
 
@@ -43,23 +43,24 @@ class Desk:
         """Return whether the request is to be cut before its body is read; recorded if so."""
         if head.path == _LOGIN or not self._plan.take_unread():
             return False
-        self._note(head, None, answered="cut_before", counted=False)
+        self._note(head, None, answered="cut_before", taken=None)
         return True
 
     def refuse(self, head: Head, answer: Answer) -> None:
         """Record a request whose body is not going to be read."""
-        self._note(head, None, answered=answer.status, counted=False)
+        self._note(head, None, answered=answer.status, taken=None)
 
     def judge(self, head: Head, body: bytes) -> Verdict:
         """Return what becomes of a request, which is recorded."""
-        usual = usual_answer(head, body)
-        taken = head.path == COLLECT and usual.status == 204  # noqa: PLR2004 - GA4's yes
+        judgement = judge(head.query, body, now_us=int(self.clock() * 1_000_000))
+        usual = usual_answer(head, judgement)
+        taken = judgement if _is_taken(head) else None
         due = None if head.path == _LOGIN else self._plan.take(body.decode(errors="replace"))
         if due is None:
-            self._note(head, body, answered=usual.status, counted=taken)
+            self._note(head, body, answered=usual.status, taken=taken)
             return Verdict(usual, None)
         fault = due.fault
-        self._note(head, body, answered=fault.done(usual), counted=taken and fault.counted)
+        self._note(head, body, answered=fault.done(usual), taken=taken if fault.counted else None)
         return Verdict(fault.instead(usual), due)
 
     def control(self, head: Head, body: bytes) -> Answer:
@@ -93,12 +94,18 @@ class Desk:
         headers = (("Content-Type", "application/x-ndjson"),)
         return Answer(status=200, headers=headers, body=lines.encode())
 
-    def _note(self, head: Head, body: bytes | None, *, answered: int | str, counted: bool) -> None:
-        entry = Recorded.of(head, body, at=self.clock(), answered=answered, counted=counted)
-        self.record.add(entry)
+    def _note(
+        self, head: Head, body: bytes | None, *, answered: int | str, taken: Judgement | None
+    ) -> None:
+        self.record.add(Recorded.of(head, body, at=self.clock(), answered=answered, taken=taken))
 
 
-def usual_answer(head: Head, body: bytes) -> Answer:
+def _is_taken(head: Head) -> bool:
+    """Whether GA4 answers 2xx to it, whatever it then makes of it."""
+    return head.path == COLLECT and head.method == "POST"
+
+
+def usual_answer(head: Head, judgement: Judgement) -> Answer:
     """Return what GA4 answers when nothing is wrong; pure."""
     if head.path == _LOGIN:
         return login_answer()
@@ -108,5 +115,5 @@ def usual_answer(head: Head, body: bytes) -> Answer:
         return Answer(status=405, headers=(("Allow", "POST"),))
     if head.path == COLLECT:
         return Answer(status=204)
-    messages = [message.document() for message in validate(head.query, body)]
+    messages = [message.document() for message in judgement.messages]
     return json_answer({"validationMessages": messages})

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from agent.emulator.collect import HIDDEN, events_in, parse
+from agent.emulator.collect import HIDDEN, Judgement, events_in, parse
+from agent.emulator.wording import Message
 
 _SECRET_IN_TEXT = re.compile(r'(api_secret"?\s*[=:]\s*"?)[^&\s",}]*', re.IGNORECASE)
 
@@ -38,7 +39,12 @@ class Recorded:
     ``at`` is in wall seconds. ``body`` is the parsed JSON; ``raw`` is the text of a body that is
     none, and both are None when no body was read. ``answered`` is the status, or the kind of the
     fault that stood in its way. ``counted`` says that GA4 took the request, so that its events
-    are in the reports, whether or not the sender was told.
+    are in the reports, whether or not the sender was told. It is False for one that GA4 answers
+    with 204 and drops as a whole: without a secret, or without an id that says whose it is.
+
+    ``violations``: what GA4 would have ignored or dropped of a request that it took, in silence.
+    ``moved``: the times in it, as paths, that GA4 would have moved to 72 hours ago; they stand in
+    ``body`` as they came.
     """
 
     at: float
@@ -49,12 +55,23 @@ class Recorded:
     raw: str | None
     answered: int | str
     counted: bool
+    violations: tuple[Message, ...] = ()
+    moved: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, head: Head, body: bytes | None, *, at: float, answered: int | str, counted: bool
+        cls,
+        head: Head,
+        body: bytes | None,
+        *,
+        at: float,
+        answered: int | str,
+        taken: Judgement | None,
     ) -> Self:
-        """Record a request; ``body`` is None if it was not read."""
+        """Record a request.
+
+        ``body`` is None if it was not read; ``taken`` is what GA4 made of it, if it took it.
+        """
         document, raw = _read(body)
         return cls(
             at=at,
@@ -64,7 +81,9 @@ class Recorded:
             body=document,
             raw=raw,
             answered=answered,
-            counted=counted,
+            counted=taken is not None and taken.countable,
+            violations=taken.messages if taken else (),
+            moved=taken.moved if taken else (),
         )
 
     @property
@@ -73,10 +92,14 @@ class Recorded:
         return events_in(self.body) if self.counted else ()
 
     def line(self) -> bytes:
-        """Return the request as a line of NDJSON; ``raw`` only where there is one."""
-        entry = asdict(self)
-        if self.raw is None:
-            del entry["raw"]
+        """Return the request as a line of NDJSON.
+
+        ``raw``, ``violations`` and ``moved`` only where there are any.
+        """
+        entry = asdict(self) | {"violations": [each.document() for each in self.violations]}
+        for name in ("raw", "violations", "moved"):
+            if getattr(self, name) in (None, ()):
+                del entry[name]
         return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
@@ -96,6 +119,8 @@ class Record:
         self._attempts = 0
         self._attempts_at_mark = 0
         self._counted_events = 0
+        self._violations: Counter[str] = Counter()
+        self._moved = 0
 
     def open(self) -> None:
         """Open the file; OSError, with what to do, if that cannot be done."""
@@ -125,6 +150,8 @@ class Record:
             self._requests.append(recorded)
             self._attempts += 1
             self._counted_events += len(recorded.events)
+            self._violations.update(each.code for each in recorded.violations)
+            self._moved += len(recorded.moved)
             self._changed.notify_all()
 
     def _write(self, line: bytes) -> None:
@@ -136,13 +163,15 @@ class Record:
         with self._changed:
             self._attempts_at_mark = self._attempts
 
-    def stats(self) -> dict[str, int]:
-        """Return the counts, all of one moment."""
+    def stats(self) -> dict[str, Any]:
+        """Return the counts, all of one moment: numbers, and ``violations`` by code."""
         with self._changed:
             return {
                 "requests": self._attempts,
                 "counted_events": self._counted_events,
                 "attempts_since_fault": self._attempts - self._attempts_at_mark,
+                "violations": dict(sorted(self._violations.items())),
+                "moved": self._moved,
             }
 
     def requests(self) -> tuple[Recorded, ...]:

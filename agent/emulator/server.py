@@ -119,19 +119,23 @@ class Emulator:
         """Return the events that GA4 counted, of the requests in memory, oldest first."""
         return self._record.events()
 
-    def stats(self) -> dict[str, int]:
-        """Return ``requests``, ``counted_events`` and ``attempts_since_fault``, of one moment."""
+    def stats(self) -> dict[str, Any]:
+        """Return the counts, all of one moment.
+
+        ``requests``, ``counted_events``, ``attempts_since_fault``; of what GA4 would have done in
+        silence, ``violations`` by code and ``moved``, the times that it would have moved.
+        """
         return self._record.stats()
 
     @property
     def attempts(self) -> int:
         """How many requests came, whatever became of them."""
-        return self.stats()["requests"]
+        return int(self.stats()["requests"])
 
     @property
     def attempts_since_fault(self) -> int:
         """How many requests came since the last ``fail``, or ever if there was none."""
-        return self.stats()["attempts_since_fault"]
+        return int(self.stats()["attempts_since_fault"])
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
         """Ask ``predicate`` now and after each request; return whether it came true in time."""

@@ -12,9 +12,13 @@ from typing import Any, Self
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.emulator import Emulator, Recorded
 from tests.waiting import LOOK, PATIENCE
 
 Ids = set[int]
+
+# Microseconds by which a time may be corrected where only an answer's Date vouches for the clock.
+DATE_ERROR_US = 2_000_000
 
 
 def event(number: int, *, name: str = "tap") -> dict[str, Any]:
@@ -25,6 +29,15 @@ def event(number: int, *, name: str = "tap") -> dict[str, Any]:
 def ids_of(events: Iterable[dict[str, Any]]) -> list[int]:
     """The numbers of the events that arrived, repeats included."""
     return [event["params"]["id"] for event in events]
+
+
+def deliveries(emulator: Emulator) -> list[Recorded]:
+    """The requests that brought events.
+
+    An agent whose clock nobody vouches for first asks with one that brings none, for the time in
+    its answer: whether it does depends on the machine that runs the test.
+    """
+    return [request for request in emulator.requests() if request.path == "/mp/collect"]
 
 
 def post(port: int, path: str, body: object) -> int:

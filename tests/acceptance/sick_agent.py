@@ -25,10 +25,10 @@ def poison() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return parse(payload, shape)
 
-    def deadly_build(events, stream):
-        if any(event.name == "poison_row" for event in events):
+    def deadly_build(departing, stream):
+        if any(each.event.name == "poison_row" for each in departing):
             os.kill(os.getpid(), signal.SIGKILL)
-        return build(events, stream)
+        return build(departing, stream)
 
     sorting.parse, shipper.build = deadly_parse, deadly_build
 

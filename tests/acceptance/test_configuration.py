@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.emulator import Emulator
-from tests.acceptance.publishers import hand_in, ids_of, mqtt_program
+from tests.acceptance.publishers import deliveries, hand_in, ids_of, mqtt_program
 from tests.waiting import free_port
 
 BROKEN = 'state_directory = "{state}"\n[stream.main]\nmeasurement_id = "UA-1"\n[htpp]\n'
@@ -35,7 +35,7 @@ def test_a_reload_applies_a_new_stream_and_a_new_subscription(
             assert other.wait_for(lambda: ids_of(other.events()) == [1], 10)
         hand_in(mqtt_setup.http_port, [2])
         assert other.wait_for(lambda: ids_of(other.events()) == [1, 2], 10)
-        assert {r.query["measurement_id"] for r in other.requests()} == {"G-ACCEPT0002"}
+        assert {r.query["measurement_id"] for r in deliveries(other)} == {"G-ACCEPT0002"}
         assert other.bugs == ()
         books = daemon.drained()
     assert books.received == books.sent == 2

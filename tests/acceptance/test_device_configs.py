@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ import trustme
 from agent.config import Config, load, parse
 from agent.config.mapping import plain_filter
 from agent.emulator import Emulator
+from agent.ga4.validate import validate
 from tests.acceptance.daemon import ROOT, SECRET, Daemon
-from tests.acceptance.try_lines import Step, stage, steps, with_keys
+from tests.acceptance.publishers import deliveries
+from tests.acceptance.try_lines import ADDED, Step, own_params, stage, steps, with_keys
 from tests.mosquitto import Mosquitto, program
 from tests.waiting import PATIENCE, free_port, until
 
@@ -35,6 +38,8 @@ REFERENCE = "agent.toml"  # explains every setting; tests/test_config.py tries t
 EXAMPLES = [name for name in FILES if name != REFERENCE]
 PASSWORD = "the technician's"
 NAME = re.compile("[A-Za-z][A-Za-z0-9_]{0,39}")
+MADE = "the agent's"  # an id that the agent made
+MADE_FORM = re.compile(r"[0-9]+\.[0-9]+")
 NEVER = ("_", "firebase_", "ga_", "google_", "gtag.")  # GA4 drops parameters that begin so
 
 
@@ -53,6 +58,15 @@ def test_every_file_loads_without_problems(name):
 def test_the_readme_names_every_file_and_no_other():
     named = re.findall(r"\(device_configs/([a-z.-]+)\)", (ROOT / "README.md").read_text())
     assert sorted(set(named)) == sorted(path.name for path in FOLDER.iterdir())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_says_who_a_user_in_reports_is(name):
+    """By itself, and not by a default: no other choice changes the reports more."""
+    chosen = tomllib.loads(text_of(name))["device"]["visitor"]
+    strangers = name in ("kiosk.toml", "vending.toml")
+    assert chosen == ("sitting" if strangers else "device")
+    assert load(FOLDER / name).session.timeout == (120.0 if strangers else 1800.0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -94,9 +108,9 @@ def test_every_event_in_the_comments_is_one_that_ga4_takes(name):
         assert not [each for each in params if each.startswith(NEVER)]
         assert not [each for each in params.values() if isinstance(each, str) and len(each) > 100]
         assert ("value" in params) is ("currency" in params), event
-        if event["name"] in ("purchase", "refund"):
-            assert params["transaction_id"]
-            assert params["items"]
+        assert not params.keys() & ADDED
+        body = {"client_id": "1.1", "events": [{"name": event["name"], "params": params}]}
+        assert validate(body, stream="web", now_us=0) == ()
 
 
 # -- what they become when they are run --------------------------------------------------------
@@ -124,12 +138,11 @@ class Scene:
 
     def promised(self, step: Step) -> list[str]:
         """What GA4 gets for a command, whole, in words that can be compared."""
-        device = json.loads((self.daemon.setup.state / "identity.json").read_bytes())["client_id"]
         main = self.config.default_stream
         return [
             written(
                 self.config.stream[event.get("stream", main)].measurement_id,
-                event.get("client_id", device),
+                event.get("client_id", MADE),
                 event,
             )
             for event in step.promised
@@ -138,16 +151,28 @@ class Scene:
     def arrived(self) -> list[str]:
         """What GA4 got, in the same words."""
         return sorted(
-            written(request.query["measurement_id"], request.body["client_id"], event)
+            written(request.query["measurement_id"], self.owner(request.body["client_id"]), event)
             for request in self.emulator.requests()
             if request.counted
             for event in request.events
         )
 
+    def owner(self, client_id: str) -> str:
+        """Whose id it is: the one that the comments name, or one that the agent made.
+
+        ``visitor = "sitting"`` has the agent make new ones; what machines do is the device's.
+        """
+        named = [event.get("client_id") for step in steps(self.text) for event in step.promised]
+        if client_id in named:
+            return client_id
+        device = json.loads((self.daemon.setup.state / "identity.json").read_bytes())["client_id"]
+        sitting = self.config.device.visitor == "sitting" and MADE_FORM.fullmatch(client_id)
+        return MADE if client_id == device or sitting else client_id
+
 
 def written(measurement_id: str, client_id: str, event: dict) -> str:
     whole = {"to": measurement_id, "of": client_id, "name": event["name"]}
-    return json.dumps(whole | {"params": event.get("params", {})}, sort_keys=True)
+    return json.dumps(whole | {"params": own_params(event)}, sort_keys=True)
 
 
 def changed(text: str, changes: dict[str, str]) -> str:
@@ -322,8 +347,33 @@ def test_of_the_values_that_the_broker_kept_only_availability_is_taken(make_scen
     until(scene.arrived, "the availability")
     (event,) = scene.emulator.events()
     assert event["name"] == "sensor_availability"
-    assert event["params"] == {"sensor": "hall", "state": "online"}
+    assert own_params(event) == {"sensor": "hall", "state": "online"}
     assert scene.daemon.books().received == 1
+
+
+@pytest.mark.slow
+def test_each_customer_of_the_vending_machine_is_a_user_and_has_a_session(make_scene):
+    """Between two customers the machine says end; its own readings belong to neither."""
+    scene, broker = make_scene("vending.toml")
+    start(scene, broker)
+    whole_visit = [s for s in steps(scene.text) if "vending/17/customer" in s.command]
+    reading = next(s for s in steps(scene.text) if "temperature" in s.command)
+    for number, step in enumerate([*whole_visit, reading, *whole_visit], start=1):
+        scene.run(step.command)
+        scene.daemon.wait_received(number)
+    until(lambda: len(scene.arrived()) == 5, "both visits and the reading")
+    seen = {
+        (event["name"], request.body["client_id"], event["params"].get("session_id"))
+        for request in scene.emulator.requests()
+        for event in request.events
+    }
+    starts = {(client, session) for name, client, session in seen if name == "visit_start"}
+    ends = {(client, session) for name, client, session in seen if name == "visit_end"}
+    assert starts == ends
+    assert len({client for client, _ in starts}) == len({session for _, session in starts}) == 2
+    [(client, session)] = [(c, s) for name, c, s in seen if name == "cabinet_temperature"]
+    assert session is None
+    assert client not in {client for client, _ in starts}
 
 
 @pytest.mark.slow
@@ -336,7 +386,7 @@ def test_the_readings_of_sensors_leave_in_one_request(make_scene):
     scene.daemon.wait_received(len(readings))
     scene.run("ga4-agent flush")
     until(scene.arrived, "the readings")
-    (request,) = scene.emulator.requests()
+    (request,) = deliveries(scene.emulator)
     assert len(request.events) == len(readings) >= 4
 
 

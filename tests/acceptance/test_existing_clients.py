@@ -17,6 +17,7 @@ from http.client import HTTPConnection
 
 import pytest
 
+from tests.acceptance.publishers import DATE_ERROR_US
 from tests.waiting import PATIENCE
 
 GOOGLE = "https://www.google-analytics.com"
@@ -164,8 +165,11 @@ def python(program):
 
 
 def as_sent(events):
-    """Without the time that the agent adds to each: it was asked for at another time."""
-    return [{name: event[name] for name in event if name != "timestamp_micros"} for event in events]
+    """Without what the agent adds to each: a time beside it, and what tells a repeat."""
+    return [
+        {**event, "params": {k: v for k, v in event["params"].items() if k != "event_id"}}
+        for event in ({name: e[name] for name in e if name != "timestamp_micros"} for e in events)
+    ]
 
 
 def test_ga4mp_for_the_web(agent):
@@ -176,6 +180,7 @@ def test_ga4mp_for_the_web(agent):
     assert request.body["user_properties"]["tier"]["value"] == "flagship"
     assert as_sent(request.events) == [event]
     assert {"slot", "label", "session_id", "engagement_time_msec"} == event["params"].keys()
+    assert request.events[0]["params"]["event_id"]
 
 
 def test_ga4mp_that_sends_postponed_events(agent):
@@ -199,7 +204,9 @@ def test_ga4mp_in_batches_and_for_a_time_that_is_past(agent):
     then = python(elsewhere(GA4MP_LATER, agent))
     events = [event for request in agent.delivered(CLIENT_ID) for event in request.events]
     assert sorted(event["params"]["id"] for event in events) == list(range(60))
-    assert {event["timestamp_micros"] for event in events} == {then * 1_000_000}
+    times = [event["timestamp_micros"] for event in sorted(events, key=lambda e: e["params"]["id"])]
+    assert all(abs(time_us - then * 1_000_000) < DATE_ERROR_US for time_us in times)
+    assert sorted(set(times)) == times, "one after the other, as they were sent"
 
 
 def test_a_script_with_requests(agent):
@@ -230,12 +237,14 @@ def test_curl(agent, more):
 
 
 def check_body(agent, before):
-    """BODY has arrived, unchanged but for the times that stand beside each event."""
+    """BODY has arrived, unchanged but for a time and an id of each event."""
     [request] = agent.delivered("vend_done", CLIENT_ID)
     assert request.query == {"measurement_id": MEASUREMENT_ID, "api_secret_present": True}
     assert {**request.body, "events": as_sent(request.events)} == BODY
     for event in request.events:
-        assert before <= event["timestamp_micros"] <= time.time_ns() // 1000
+        early, late = before - DATE_ERROR_US, time.time_ns() // 1000 + DATE_ERROR_US
+        assert early <= event["timestamp_micros"] <= late
+    assert len({event["params"]["event_id"] for event in request.events}) == 2
 
 
 # -- Pages in a browser ---------------------------------------------------------------------------

@@ -19,13 +19,12 @@ import pytest
 
 from tests.acceptance.browser import Browser
 from tests.acceptance.daemon import ROOT
-from tests.acceptance.try_lines import with_keys
+from tests.acceptance.try_lines import own_params, with_keys
 from tests.waiting import PATIENCE, until
 
 FOLDER = ROOT / "device_configs"
 PAGE = (FOLDER / "kiosk.html").read_text()
 LISTEN = "127.0.0.1:8787"
-OWN = {"session_id", "engagement_time_msec"}  # what the page puts on each event
 
 
 class Buttons(HTMLParser):
@@ -62,8 +61,8 @@ def of_kiosk(setup, http: dict) -> str:
 
 
 def bare(event: dict) -> dict:
-    """An event of GA4's as the page had it: without what page and agent put on it."""
-    kept = {k: v for k, v in event.get("params", {}).items() if k not in OWN | {"site"}}
+    """An event of GA4's as the page had it: without what the agent put on it."""
+    kept = {name: value for name, value in own_params(event).items() if name != "site"}
     return {"name": event["name"]} | ({"params": kept} if kept else {})
 
 
@@ -120,6 +119,7 @@ def test_touches_arrive_by_fetch_and_the_end_of_the_visit_by_beacon(kiosk, emula
     assert last["name"] == "visit_end"
     assert 0 <= last["params"]["seconds"] <= PATIENCE
     assert len({event["params"]["session_id"] for event in events}) == 1
+    assert len({event["params"]["event_id"] for event in events}) == 5
     assert all(1 <= event["params"]["engagement_time_msec"] < 60_000 for event in events)
     assert kiosk.drained().received == 5
 

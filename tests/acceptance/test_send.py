@@ -18,8 +18,9 @@ from agent.control import ControlError, ask
 from agent.intake.spool_file import make_folder
 from tests.acceptance.daemon import ROOT
 from tests.acceptance.publishers import hand_in
+from tests.acceptance.try_lines import own_params
 from tests.intake.stored import events, letters
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, free_port, until
 
 SENDERS = 6
 
@@ -53,7 +54,8 @@ def test_when_send_has_returned_the_event_is_in_the_queues_file(daemon, setup):
     assert (done.returncode, done.stderr) == (0, "")
     daemon.kill()
     [event] = events(setup.state)
-    assert (event.name, dict(event.params)) == ("vend", {"slot": "B4", "price": 2.5})
+    assert event.name == "vend"
+    assert own_params({"params": event.params}) == {"slot": "B4", "price": 2.5}
     assert event.priority.name == "HIGH"
     assert event.sender.client_id
     assert spooled(daemon) == []
@@ -118,7 +120,9 @@ def test_what_the_daemon_refuses_ends_with_1_and_the_reason_whether_it_runs_or_n
 
 
 def test_a_full_queue_is_told_with_1_and_nothing_is_kept(daemon, setup):
-    daemon.write(setup.toml() + '[queue]\nmax_bytes = "4 MiB"\n')
+    # Not repaired: that would make large events small.
+    full = replace(setup, endpoint=f"http://127.0.0.1:{free_port()}", stream='mode = "off"')
+    daemon.write(full.toml() + '[queue]\nmax_bytes = "4 MiB"\n')
     daemon.start()
     large = {"name": "large", "params": {"x": "x" * 100_000}}
     with pytest.raises(ControlError, match="cannot take the event now"):

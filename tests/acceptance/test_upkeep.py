@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ from agent.queue.event_queue import EventQueue
 from agent.queue.pages import Selection
 from agent.queue.reader import reading
 from tests.acceptance.daemon import ROOT
-from tests.acceptance.publishers import hand_in, ids_of, post
+from tests.acceptance.publishers import DATE_ERROR_US, deliveries, hand_in, ids_of, post
 from tests.waiting import until
 
 CAP = 64 * 1024 * 1024
@@ -53,21 +52,24 @@ def filled(state, number, **fields):
     return queue
 
 
-def wanted(state):
-    """What GA4 is going to be told of what waits: each event, and whose it is."""
+def waiting(state):
+    """What waits, whole."""
     with reading(state) as reader:
-        events = [row.item for row in reader.rows(Selection())]
-    return Counter(canonical([encode(event), event.sender.body]) for event in events)
+        return [row.item for row in reader.rows(Selection())]
 
 
 def told(emulator):
-    """What the local GA4 was told."""
-    heard = Counter()
-    for request in emulator.requests():
-        body = dict(request.body)
-        events = body.pop("events")
-        heard.update(canonical([event, body]) for event in events)
-    return heard
+    """What the local GA4 was told: each event, and whose it is."""
+    for request in deliveries(emulator):
+        sender = {name: value for name, value in request.body.items() if name != "events"}
+        yield from ((event, sender) for event in request.events)
+
+
+def timeless(event, sender):
+    """An event and whose it is, without what the right time decides when it leaves."""
+    params = {name: v for name, v in event["params"].items() if name != "session_id"}
+    properties = {name: p["value"] for name, p in sender.get("user_properties", {}).items()}
+    return canonical([event["name"], params, {**sender, "user_properties": properties}])
 
 
 def hand_in_all_sorts(port):
@@ -87,17 +89,25 @@ def test_export_purge_and_import_lead_to_the_same_delivery(make_daemon, setup, e
     daemon.start()
     done(daemon, "pause")
     hand_in_all_sorts(setup.http_port)
-    expected = wanted(setup.state)
-    assert expected.total() == 41
+    before = waiting(setup.state)
+    assert len(before) == 41
     output = tmp_path / "export.ndjson"
     done(daemon, "queue", "export", "--output", str(output))
     assert done(daemon, "queue", "purge", "--yes") == "purged 41 waiting events\n"
     output.rename(setup.state / "spool" / output.name)
     daemon.wait(lambda status: status["queue"]["events"] == 41)
-    assert wanted(setup.state) == expected
+    assert waiting(setup.state) == before
     done(daemon, "resume")
     books = daemon.drained()
-    assert told(emulator) == expected
+    heard = list(told(emulator))
+    times = {timeless(event, sender): event["timestamp_micros"] for event, sender in heard}
+    expected = {timeless(encode(e), e.sender.body): e.stamp.wall_us for e in before}
+    assert times.keys() == expected.keys()
+    assert all(abs(times[key] - expected[key]) < DATE_ERROR_US for key in expected)
+    # One sitting of the device, and none of a visitor whose id is somebody else's.
+    assert len({e["params"]["session_id"] for e, _ in heard if e["name"] == "tap"}) == 1
+    assert [e for e, _ in heard if e["name"] == "vend" and "session_id" in e["params"]] == []
+    assert len(heard) == 41
     assert (books.received, books.sent, books.dropped) == (82, 41, {"purged": 41})
 
 

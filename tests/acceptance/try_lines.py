@@ -3,7 +3,7 @@
 In a comment, ``$`` is a command and ``>`` is what GA4 gets for the command above it: an event's
 name and params, and where they are not the device's and the first stream's, whose it is
 (``client_id``) and which stream's it is (``stream``). A line that stands deeper continues the one
-above it.
+above it. What the agent adds to each event by itself is not said (``ADDED``).
 """
 
 import json
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 LINE = re.compile(r"^#   (?:([$>]) (.*)|  +(\S.*)|([1-9])\. (.*))$")
+
+ADDED = frozenset(("event_id", "session_id", "engagement_time_msec"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ def steps(text: str) -> list[Step]:
         elif mark == ">":
             found[-1][1].append(json.loads(said))
     return [Step(command, tuple(promised)) for command, promised in found]
+
+
+def own_params(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event's params without what the agent adds by itself."""
+    return {name: v for name, v in event.get("params", {}).items() if name not in ADDED}
 
 
 def stage(text: str) -> list[str]:

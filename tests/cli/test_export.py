@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from agent.cli.rows import exported
 from agent.event import UNASSIGNED, Event, Priority, RawMessage, Sender, Stamp, Stream
 from agent.ga4.request import encode
-from agent.intake.identity import Device
+from agent.intake.attribution import Device
 from agent.intake.parse import RAW_MAX, Shape
-from agent.intake.sorting import Message, Sorter
+from agent.intake.sorting import Message
 from agent.jsontext import canonical
 from agent.queue import serializer
 from agent.queue.pages import Row
 from agent.queue.serializer import CRC_DIGITS
+from tests.sorters import sorter
 
 NOW = Stamp(wall_us=1_900_000_000_000_000, boot_us=77, boot_id="another boot", trusted=True)
 STREAMS = {
@@ -26,7 +27,7 @@ STREAMS = {
 DEVICE = Device(
     client_id="9.9", app_instance_id="a" * 32, user_id="the device's", user_properties={"tier": "x"}
 )
-SORTER = Sorter(
+SORTER = sorter(
     streams=STREAMS, device=DEVICE, params={"site": "of this device"}, new_id=lambda: "a new id"
 )
 
@@ -106,7 +107,7 @@ def taken_in(line):
     message = Message(source="spool", payload=line, shape=Shape.SPOOL, answerable=False)
     part = SORTER.sort(message, NOW)
     assert (part.rejected, part.refused) == ((), 0)
-    [item] = part.items
+    [item] = part.stored
     return item
 
 

@@ -17,6 +17,9 @@ state_directory = "{state}"
 measurement_id = "G-MAIN"
 [stream.app]
 firebase_app_id = "1:2:android:3"
+[stream.raw]
+measurement_id = "G-RAW"
+mode = "off"
 [device]
 app_instance_id = "0123456789abcdef0123456789abcdef"
 params = {{ store = "12" }}
@@ -25,20 +28,34 @@ host = "127.0.0.1"
 [[mqtt.subscriptions]]
 topic = "kiosk/+site/vend"
 event = "vend"
-params = {{ site = "{{site}}", price = "{{json.price}}", "[bold]" = "{{json.note?}}" }}
+params = {{ site = "{{site}}", price = "{{json.price}}", "bad name" = "{{json.note?}}" }}
 client_id = "{{json.visitor?}}"
 priority = "high"
 actor = "human"
 [[mqtt.subscriptions]]
 topic = "$share/group/sensor/+room/temperature"
 event = "temperature"
-params = {{ value = "{{value}}", room = "{{room}}" }}
+params = {{ state = "{{value}}", room = "{{room}}" }}
 retained = true
 [[mqtt.subscriptions]]
 topic = "app/#"
 stream = "app"
 [[mqtt.subscriptions]]
+topic = "raw/+place"
+stream = "raw"
+params = {{ place = "{{place}}" }}
+[[mqtt.subscriptions]]
 topic = "plain"
+[[mqtt.subscriptions]]
+topic = "sale"
+event = "purchase"
+time = "{{json.ts?}}"
+client_key = "{{json.card?}}"
+[mqtt.subscriptions.params]
+transaction_id = "{{json.no}}"
+value = "{{json.cents:div100}}"
+currency = "EUR"
+items = {{ from = "json.lines", item_id = "{{item.slot}}", price = "{{item.cents:div100}}" }}
 """
 
 
@@ -91,8 +108,13 @@ def test_programs_get_it_as_json(as_json):
     code, document = as_json("kiosk/12/vend", '{"price":2.5,"visitor":"v-7"}')
     assert code == 0
     [event] = document.pop("events")
-    assert document == {"subscription": "kiosk/+site/vend", "rejected": [], "ignored": None}
-    assert event.pop("event_id")
+    assert document == {
+        "subscription": "kiosk/+site/vend",
+        "rejected": [],
+        "ignored": None,
+        "repaired": {},
+    }
+    assert event["params"].pop("event_id") == event.pop("event_id")
     assert event == {
         "name": "vend",
         "params": {"store": "12", "site": "12", "price": 2.5},
@@ -101,9 +123,52 @@ def test_programs_get_it_as_json(as_json):
         "actor": "human",
         "session": None,
         "timestamp_micros": None,
+        "time": None,
         "sender": {"client_id": "v-7"},
         "device": False,
+        "keyed": False,
     }
+
+
+SALE = {"no": "0042", "cents": 250, "lines": [{"slot": 7, "cents": "250"}]}
+
+
+def shown(output):
+    return [" ".join(line.split()) for line in output.splitlines()]
+
+
+def test_texts_numbers_and_items_are_told_apart(run_map):
+    code, output = run_map("--topic", "sale", "--payload", json.dumps(SALE))
+    assert code == 0
+    for words in (
+        'param transaction_id "0042"', "param value 2.5", 'param currency "EUR"',
+        'param items[0] {"item_id": "7", "price": 2.5}', "time when the message comes",
+    ):  # fmt: skip
+        assert words in shown(output)
+
+
+def test_the_time_that_the_publisher_says_is_shown(run_map, as_json):
+    sale = json.dumps({**SALE, "ts": "2026-01-01T14:00:00.25+02:00"})
+    _, output = run_map("--topic", "sale", "--payload", sale)
+    assert "time 2026-01-01T12:00:00.250Z, as the publisher says" in shown(output)
+    _, document = as_json("sale", sale)
+    [event] = document["events"]
+    assert event["time"] == "2026-01-01T12:00:00.250Z"
+    assert event["timestamp_micros"] == 1_767_268_800_250_000
+
+
+def test_of_a_key_only_that_it_becomes_an_id_is_shown(run_map, as_json, monkeypatch):
+    monkeypatch.setenv("GA4_ID_SALT", "a salt that is long enough")
+    sale = json.dumps({**SALE, "card": "7731"})
+    code, output = run_map("--topic", "sale", "--payload", sale)
+    assert code == 0
+    assert "client id (an id made of the key)" in shown(output)
+    assert "7731" not in output
+    _, document = as_json("sale", sale)
+    [event] = document["events"]
+    assert (event["keyed"], event["device"], event["sender"]["client_id"]) == (True, False, None)
+    _, document = as_json("sale", json.dumps(SALE))
+    assert (document["events"][0]["keyed"], document["events"][0]["device"]) == (False, True)
 
 
 def test_what_names_nobody_is_the_devices_own_even_before_it_has_an_id(run_map, as_json, state):
@@ -112,7 +177,7 @@ def test_what_names_nobody_is_the_devices_own_even_before_it_has_an_id(run_map, 
     assert "the device's own" in output
     _, document = as_json("plain", '{"name":"tap"}')
     assert document["events"][0]["device"] is True
-    assert document["events"][0]["sender"] == {"client_id": None}
+    assert document["events"][0]["sender"]["client_id"] is None
     assert not state.exists()
 
 
@@ -121,7 +186,7 @@ def test_an_id_that_the_device_has_is_used_and_nothing_is_written(as_json, state
     identity = '{"client_id": "77.88", "mqtt_client_id": "m"}'
     (state / "identity.json").write_text(identity)
     _, document = as_json("plain", '{"name":"tap"}')
-    assert document["events"][0]["sender"] == {"client_id": "77.88"}
+    assert document["events"][0]["sender"]["client_id"] == "77.88"
     assert document["events"][0]["device"] is True
     assert [path.name for path in state.iterdir()] == ["identity.json"]
     assert (state / "identity.json").read_text() == identity
@@ -172,6 +237,16 @@ def test_of_an_array_people_are_told_which_element_becomes_what(run_map):
     assert good == "the rest becomes 2 events"
 
 
+def test_what_is_repaired_is_told(run_map, as_json):
+    note = json.dumps({"price": 1, "note": "x"})
+    code, output = run_map("--topic", "kiosk/12/vend", "--payload", note)
+    assert code == 0
+    assert "repaired, because GA4 would not take it: param dropped (1)" in output
+    _, document = as_json("kiosk/12/vend", note)
+    assert document["repaired"] == {"param_dropped": 1}
+    assert "bad name" not in document["events"][0]["params"]
+
+
 def test_a_retained_message_is_ignored_unless_the_subscription_wants_it(run_map, as_json):
     code, output = run_map("--topic", "plain", "--payload", '{"name":"a"}', "--retained")
     assert code == 1
@@ -181,7 +256,8 @@ def test_a_retained_message_is_ignored_unless_the_subscription_wants_it(run_map,
     code, document = as_json("sensor/hall/temperature", "21.5", "--retained")
     assert (code, document["ignored"]) == (0, None)
     assert document["subscription"] == "$share/group/sensor/+room/temperature"
-    assert document["events"][0]["params"] == {"store": "12", "value": 21.5, "room": "hall"}
+    params = document["events"][0]["params"]
+    assert params == {"store": "12", "state": 21.5, "room": "hall", "event_id": params["event_id"]}
 
 
 def test_where_no_subscription_fits_the_filters_are_named(run_map, as_json):
@@ -202,7 +278,7 @@ def test_without_mqtt_no_subscription_fits(run_map, tmp_path):
 
 def test_a_payload_of_a_dash_is_read_from_standard_input(as_json):
     code, document = as_json("sensor/hall/temperature", "-", stdin=b"OPEN")
-    assert (code, document["events"][0]["params"]["value"]) == (0, "OPEN")
+    assert (code, document["events"][0]["params"]["state"]) == (0, "OPEN")
     code, document = as_json("sensor/hall/temperature", "-", stdin=b"\xff")
     assert (code, document["events"]) == (1, [])
     assert "no UTF-8" in document["rejected"][0]["description"]
@@ -221,8 +297,8 @@ def test_before_there_is_a_stream_events_wait_for_one(run_map, as_json, tmp_path
 
 
 def test_nothing_of_a_message_steers_the_terminal(run_map):
-    note = json.dumps({"price": 1, "note": "[red]x[/red]\x1b[2J\x9b2J"})
-    code, output = run_map("--topic", "kiosk/\x1b[2J/vend", "--payload", note)
+    event = json.dumps({"name": "a", "params": {"[bold]": "[red]x[/red]\x1b[2J\x9b2J"}})
+    code, output = run_map("--topic", "raw/\x1b[2J", "--payload", event)
     assert code == 0
     assert "[red]x[/red]" in output
     assert "param [bold]" in output

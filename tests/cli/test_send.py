@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -205,7 +206,7 @@ def test_with_the_daemon_down_the_event_lies_in_the_spool_folder_for_the_group(s
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o2770
     event = json.loads(path.read_bytes())
     stamp = event.pop("stamp")
-    assert len(event.pop("event_id")) == 16
+    assert re.fullmatch("e[0-9a-f]{16}", event.pop("event_id"))
     assert event == {
         "name": "vend",
         "params": {"slot": "B4"},
@@ -230,7 +231,8 @@ def test_files_are_taken_in_the_order_of_their_names_which_is_that_of_writing(se
         (["vend", "--stream", "mian"], "stream: found 'mian', expected one of main"),
         (["vend", "--user-id", ""], "user_id: found a text of 0 characters"),
         (["vend", "--event-id", "x" * 257], "event_id: found a text of 257 characters"),
-        (["vend", "a=" + "x" * 130_000], "found an event of over 130000 bytes"),
+        (["1st"], "name: found a name that does not start with a letter"),
+        (["purchase", "currency=EUR", "value=1"], "transaction_id: found no transaction_id"),
     ],
 )
 def test_what_the_daemon_could_not_take_is_refused_at_once_and_nothing_is_left(
@@ -240,6 +242,15 @@ def test_what_the_daemon_could_not_take_is_refused_at_once_and_nothing_is_left(
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("cannot take the event: ")
     assert told in result.stderr
+    no_file(state)
+
+
+def test_an_event_that_no_request_could_carry_is_refused_at_once(send, state, config):
+    with config.open("a") as file:
+        file.write('mode = "off"\n')  # else the text is cut
+    result = send("vend", "a=" + "x" * 130_000)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "found an event of over 130000 bytes" in result.stderr
     no_file(state)
 
 

@@ -7,7 +7,7 @@ import pytest
 from agent.cli.ages import in_two_units, rounded
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
-from agent.event import Stamp
+from agent.queue.days import Near
 from agent.queue.event_queue import EventQueue
 from agent.queue.ledger import Books
 from agent.status import Observation, status_of
@@ -30,7 +30,7 @@ def shown(config, tmp_path):
     """What is shown of what a daemon sees: a list of names and values."""
 
     def show(**seen):
-        usual = dict(books=Books(), used_bytes=0, max_bytes=None, oldest=None)
+        usual = dict(books=Books(), used_bytes=0, max_bytes=None, oldest_us=None)
         document = status_of(Observation(**(usual | seen)), CLOCK).document
         with daemon(tmp_path / "state", status=lambda: document):
             return table(ga4_agent("status", "--config", str(config)))
@@ -42,11 +42,6 @@ def table(ended):
     assert (ended.exit_code, ended.stderr) == (0, "")
     lines = [line.strip().split("  ", 1) for line in ended.stdout.splitlines()]
     return {name: value.strip() for name, value in lines}
-
-
-def aged(make_event, seconds):
-    stamp = Stamp(NOON_US - int(seconds * 1e6), CLOCK.boot_us() - int(seconds * 1e6), "b", True)
-    return make_event(stamp=stamp)
 
 
 def test_what_stands_in_brackets_is_shown(shown):
@@ -65,14 +60,34 @@ def test_the_ledger_names_all_that_its_sum_is_made_of(shown):
 @pytest.mark.parametrize(
     ("age", "said"),
     [
-        (0.8372, "0.8 s old - GA4 takes it for 2 d 23 h more"),
-        (9123, "2.5 h old - GA4 takes it for 2 d 21 h more"),
-        (71.9 * 3600, "3 d old - GA4 takes it for 6 min more"),
-        (80 * 3600, "3.3 d old - too old: GA4 shows it at another time than its own"),
+        (0.8372, "0.8 s old - GA4 takes it for 2 d 22 h more"),
+        (9123, "2.5 h old - GA4 takes it for 2 d 20 h more"),
+        (70.9 * 3600, "3 d old - GA4 takes it for 6 min more"),
+        (80 * 3600, "3.3 d old - too old: see [stream.NAME] late"),
     ],
 )
-def test_the_oldest_event_says_how_old_it_is_and_how_long_it_may_wait(shown, make_event, age, said):
-    assert shown(oldest=aged(make_event, age))["oldest event"] == said
+def test_the_oldest_event_says_how_old_it_is_and_how_long_it_may_wait(shown, age, said):
+    assert shown(oldest_us=NOON_US - int(age * 1e6))["oldest event"] == said
+
+
+def test_until_when_everything_was_delivered_is_told(shown):
+    assert shown(oldest_us=NOON_US - 3_600_000_000)["complete until"] == "2026-03-01T11:00:00+00:00"
+
+
+@pytest.mark.parametrize("kind", ["dropped", "refused", "repaired", "noted"])
+def test_each_kind_that_is_counted_has_its_line(shown, kind):
+    assert shown(books=Books(received=7, **{kind: {"why": 7}}))[kind] == "7 why"
+
+
+def test_the_clock_says_who_vouches_for_it_and_how_well(shown):
+    assert shown()["clock"] == "trusted by NTP, to 0.1 s"
+
+
+def test_what_comes_near_a_limit_of_ga4_is_a_warning(shown):
+    near = Near(stream="shop", what="event_names", found=450, limit=500)
+    assert shown(near=(near,))["warning"] == (
+        "stream shop: found 450 different event names in 35 days; GA4 takes 500"
+    )
 
 
 def test_each_stream_says_when_it_last_delivered_and_when_it_tries_again(shown):

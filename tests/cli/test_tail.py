@@ -1,7 +1,8 @@
-"""``tail``: what comes in, as people and as programs see it."""
+"""``tail``: what comes in and what GA4 would say of it, as people and as programs see it."""
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -10,14 +11,16 @@ from agent.cli import tail
 from agent.config import parse
 from agent.control import ControlError
 from agent.event import Stamp
-from agent.intake.sorting import Message
+from agent.intake.sorting import Message, Sorted, Sorter
 from agent.recent import Recent
 from agent.wiring import dry_sorter
 from tests.cli.running import ga4_agent
 from tests.cli.socket_of import daemon
 
 STAMP = Stamp(wall_us=1_800_000_000_000_000, boot_us=1_000_000, boot_id="boot", trusted=True)
-STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\n'
+STREAM = '[stream.main]\nmeasurement_id = "G-ABCDE12345"\nsend_event_id = false\n'
+OFF = f'{STREAM}mode = "off"\n'
+APP = '[stream.app]\nfirebase_app_id = "1:2:android:3"\nsend_event_id = false\n'
 TIME = r"\d\d:\d\d:\d\d"
 
 
@@ -32,9 +35,10 @@ def config(tmp_path):
 def watch(config, tmp_path, monkeypatch):
     """Looks at what comes in between two looks, until the daemon has no more to tell."""
     monkeypatch.setattr(tail, "PAUSE", 0.01)
-    sorter = dry_sorter(parse(STREAM, name="F"))
 
-    def run(*messages, options=()):
+    def run(*messages, options=(), streams=STREAM, broken=None):
+        config.write_text(broken or f'state_directory = "{tmp_path}/state"\n{streams}')
+        sorter = dry_sorter(parse(streams, name="F"))
         recent, coming = Recent(), [[], list(messages)]
 
         def look(after=None):
@@ -50,15 +54,15 @@ def watch(config, tmp_path, monkeypatch):
     return run
 
 
-def message(payload, *, source="http", answerable=True):
+def message(payload, *, source="http", **more):
     text = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return Message(source=source, payload=text, answerable=answerable)
+    return Message(source=source, payload=text, **more)
 
 
 def test_an_event_is_one_line_with_time_source_stream_name_and_params(watch):
-    told = watch(message({"name": "vend", "params": {"slot": "B4", "price": 2.5, "ä": True}}))
+    told = watch(message({"name": "vend", "params": {"slot": "B4", "price": 2.5, "a": True}}))
     assert re.fullmatch(
-        TIME + r'  http   main  vend  {"slot": "B4", "price": 2\.5, "ä": true}\n', told.stdout
+        TIME + r'  http   main  vend  {"slot": "B4", "price": 2\.5, "a": true}  ok\n', told.stdout
     )
 
 
@@ -96,16 +100,19 @@ def test_a_dead_letter_is_shown_with_why(watch):
 
 def test_programs_get_one_json_object_a_line(watch):
     told = watch(
-        message({"name": "größe", "params": {"a": "\u2028\n"}}),
+        message({"name": "vend", "params": {"größe": "\u2028\n"}}),
         message({"nam": 1}),
         message(b"nonsense", source="mqtt", answerable=False),
         options=["--json"],
+        streams=OFF,
     )
     lines = told.stdout.split("\n")
     assert lines.pop() == ""
     taken, refused, dead = map(json.loads, lines)
     assert taken["source"] == "http"
-    assert [item["name"] for item in taken["items"]] == ["größe"]
+    assert [item["name"] for item in taken["items"]] == ["vend"]
+    assert [m["validationCode"] for m in taken["validationMessages"][0]] == ["NAME_INVALID"]
+    assert (dead["validationMessages"], refused["validationMessages"]) == ([None], [])
     assert taken["rejected"] == refused["items"] == []
     assert refused["rejected"][0]["validationCode"] == "VALUE_INVALID"
     assert all(datetime.fromisoformat(line["time"]) for line in (taken, refused, dead))
@@ -141,9 +148,88 @@ def test_a_long_line_is_not_broken(watch):
 
 
 def test_a_long_value_is_cut_for_people_and_not_for_programs(watch):
-    text = message({"name": "x", "params": {"x": "y" * 2000, "z": 1}})
-    assert watch(text).stdout.endswith(f'x  {{"x": "{"y" * 199}…, "z": 1}}\n')
-    assert "y" * 2000 in watch(text, options=["--json"]).stdout
+    text = message({"name": "x", "params": {"page_location": "y" * 1000, "z": 1}})
+    assert watch(text).stdout.endswith(f'x  {{"page_location": "{"y" * 199}…, "z": 1}}  ok\n')
+    assert "y" * 1000 in watch(text, options=["--json"]).stdout
+
+
+def test_what_was_repaired_is_said_behind_the_event(watch):
+    told = watch(message({"name": "vend", "params": {"p": "x" * 101, "_q": 1}}))
+    assert told.stdout.endswith('"}  ok; repaired: text_cut 1, param_dropped 1\n')
+
+
+def test_what_was_repaired_in_several_events_is_said_once(watch):
+    long = {"p": "x" * 101}
+    told = watch(message([{"name": "a", "params": long}, {"name": "b", "params": long}]))
+    first, second, done = told.stdout.splitlines()
+    assert (first[-4:], second[-4:]) == ("  ok", "  ok")
+    assert re.fullmatch(TIME + r"  http   of these 2: repaired: text_cut 2", done)
+
+
+def test_where_nothing_is_repaired_it_is_told_what_ga4_would_say(watch):
+    params = {"p": "x" * 101, "_q": 1}
+    told = watch(message({"name": "a-b", "params": params}), message({"name": "c"}), streams=OFF)
+    event, *objections, fine = [line.split(maxsplit=2)[2] for line in told.stdout.splitlines()]
+    assert event.startswith("main  a-b  {")
+    assert event.endswith("}")
+    assert objections == [
+        "GA4: name: found a name with other characters, expected letters, digits and _ only",
+        "GA4: params.p: found a text of 101 characters, expected at most 100",
+        (
+            "GA4: params._q: found a name with the prefix _, which GA4 keeps for itself, "
+            "expected another"
+        ),
+    ]
+    assert fine == "main  c  {}  ok"
+
+
+def test_of_many_objections_the_first_are_shown_and_the_rest_counted(watch):
+    told = watch(message({"name": "a", "params": {f"_{n}": n for n in range(9)}}), streams=OFF)
+    lines = told.stdout.splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert lines[-1].endswith("  GA4: … and 6 more")
+
+
+def test_each_stream_has_its_own_rules(watch):
+    view = {"name": "screen_view"}
+    streams = f"{OFF}[stream.main.rules]\nga360 = true\n{APP}"
+    told = watch(
+        message(view),
+        message({"name": "a", "params": {"p": "x" * 500}}),
+        message({**view, "app_instance_id": "a" * 32}, stream="app"),
+        streams=streams,
+    )
+    web, objection, long, app = told.stdout.splitlines()
+    assert "GA4: name: found the name screen_view" in objection
+    assert not web.endswith("ok")
+    assert long.endswith("ok")
+    assert app.endswith("app  screen_view  {}  ok; noted: borrowed_without_session 1")
+
+
+def test_a_clock_in_1970_is_nothing_that_ga4_would_hear_of(watch):
+    """The stamp is corrected before it leaves."""
+    stamp = replace(STAMP, wall_us=60_000_000, trusted=False)
+    assert watch(message({"name": "a"}, stamp=stamp)).stdout.endswith("a  {}  ok\n")
+
+
+def test_a_repetition_is_told(watch, monkeypatch):
+    monkeypatch.setattr(Sorter, "sort", lambda *_: Sorted(duplicates=2))
+    told = watch(message({"name": "a"}))
+    assert re.fullmatch(TIME + r"  http   taken before: 2\n", told.stdout)
+
+
+def test_on_the_last_good_configuration_its_rules_hold(watch, config, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "last-good.toml").write_text(STREAM)
+    config_text = f'state_directory = "{tmp_path}/state"\nnonsense = 1\n'
+    told = watch(message({"name": "a"}), broken=config_text)
+    assert told.stdout.endswith("a  {}  ok\n")
+
+
+def test_without_any_good_configuration_nothing_is_said_for_ga4(watch, tmp_path):
+    config_text = f'state_directory = "{tmp_path}/state"\nnonsense = 1\n'
+    told = watch(message({"name": "a"}), broken=config_text)
+    assert told.stdout.endswith("a  {}\n")
 
 
 def test_it_ends_with_1_when_the_daemon_ends(watch):
