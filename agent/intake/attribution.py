@@ -74,6 +74,8 @@ class Attribution:
         found = borrowed.from_cookies(
             draft.cookies or cookies, stream.measurement_id if stream else None
         )
+        if _is(said, device):
+            return Attributed(sender=_over(said, device), own=True, made=True)
         if said.named:
             sender = _plain(said)
             # Another visitor's cookie says nothing of this one's session.
@@ -99,6 +101,12 @@ class Attribution:
                 "client_key", "found a key, expected none: there is no salt to make an id of it"
             )
         return keyed_id(key, self.salt)
+
+
+def _is(said: Sender, device: Sender) -> bool:
+    """Whether it names the device itself: a program that has asked for its id."""
+    ids = (device.client_id, device.app_instance_id)
+    return any(own is not None and own in (said.client_id, said.app_instance_id) for own in ids)
 
 
 def _plain(said: Sender) -> Sender:

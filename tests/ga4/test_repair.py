@@ -616,3 +616,14 @@ def test_kinds_are_words_for_the_ledger():
     kinds = mended(event(p="x" * 101, q=None)).kinds
     assert json.loads(json.dumps(dict(kinds))) == {"text_cut": 1, "param_dropped": 1}
     assert all(type(kind) is str for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("params", "place"),
+    [
+        ({f"p{n}": 1 for n in range(2501)}, "events[0].params"),
+        ({"items": [{}] * 20_001}, "events[0].params.items"),
+    ],
+)
+def test_what_is_a_hundred_times_too_much_is_refused_before_it_costs_a_minute(params, place):
+    assert left_of(event("tap", **params)) == [(place, Rule.TOO_MANY)]

