@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.intake import spool_file
-from agent.intake.sorting import Message, Sorted
+from agent.intake.message import Message
+from agent.intake.sorting import Sorted
 
 KEEP = 1024 * 1024  # bytes between two looks, about; what is beyond is counted as missed
 PART = 1024  # bytes that an event or a refusal takes beside the message's own

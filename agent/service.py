@@ -15,8 +15,8 @@ from agent.event import Json, Stream
 from agent.ga4.departure import happened
 from agent.intake.door import Accepted, Door, Full, Refused
 from agent.intake.identity import reset
+from agent.intake.message import Message
 from agent.intake.parse import Shape
-from agent.intake.sorting import Message
 from agent.intake.source import Source
 from agent.mounts import MOUNTINFO, is_volatile
 from agent.progress import stuck

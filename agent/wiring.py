@@ -31,11 +31,12 @@ from agent.intake.http import Application, Guard, HttpSource
 from agent.intake.identity import Identity, new_client_id
 from agent.intake.judging import Judge
 from agent.intake.mapping import Rule
+from agent.intake.message import Message
 from agent.intake.mqtt import Broker, MqttSource, Subscription, Tls
 from agent.intake.parse import OWN_KEYS
 from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
-from agent.intake.sorting import Message, Sorted, Sorter
+from agent.intake.sorting import Sorted, Sorter
 from agent.intake.source import Source
 from agent.intake.spool import SOURCE as SPOOL
 from agent.intake.spool import SpoolSource

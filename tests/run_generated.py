@@ -29,10 +29,11 @@ from agent.intake.attribution import Attribution, Device
 from agent.intake.duplicates import Window
 from agent.intake.judging import Judge
 from agent.intake.mapping import Rule as Subscribed
+from agent.intake.message import Message
 from agent.intake.parse import Shape
 from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
-from agent.intake.sorting import Message, Sorted, Sorter
+from agent.intake.sorting import Sorted, Sorter
 from agent.queue import serializer
 from agent.secret import Secret
 from agent.topic import TopicFilter

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from agent.event import Stamp, Stream
-from agent.intake.sorting import Message, Sorted
+from agent.intake.message import Message
+from agent.intake.sorting import Sorted
 from agent.recent import KEEP, WATCHED_S, Recent
 from tests.sorters import sorter
 

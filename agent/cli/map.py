@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.event import Event, InvalidEvent, Stamp
     from agent.intake.identity import Identity
-    from agent.intake.sorting import Message
+    from agent.intake.message import Message
 
 OWN = "the device's own"
 UNKNOWN = "(not made yet, or not readable)"  # in the place of the device's own id

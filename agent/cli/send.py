@@ -149,8 +149,8 @@ def _config(path: Path) -> "Config":
 def _refuse_unfit(config: "Config", payload: bytes) -> None:
     from agent import wiring
     from agent.clock import Clock
+    from agent.intake.message import Message
     from agent.intake.parse import Shape
-    from agent.intake.sorting import Message
 
     message = Message(source="send", payload=payload, shape=Shape.SPOOL)
     became = wiring.dry_sorter(config).sort(message, Clock().stamp())

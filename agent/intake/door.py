@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.event import InvalidEvent, Stamp
 from agent.intake.duplicates import Unsettled
+from agent.intake.message import Message
 from agent.intake.reception import Received, Reception
-from agent.intake.sorting import Message, Sorted, Sorter
+from agent.intake.sorting import Sorted, Sorter
 from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageError
 from agent.stepwise import Condemned, Stepwise
 

@@ -27,8 +27,8 @@ from waitress.utilities import BadRequest
 
 from agent.event import InvalidEvent
 from agent.intake.door import Accepted, Door, Full, Refused
+from agent.intake.message import Message
 from agent.intake.parse import Shape
-from agent.intake.sorting import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 from agent.secret import Secret

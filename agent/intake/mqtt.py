@@ -26,7 +26,7 @@ from agent.event import Priority
 from agent.intake.door import Door, Full
 from agent.intake.duplicates import delivery
 from agent.intake.mapping import Rule
-from agent.intake.sorting import Message
+from agent.intake.message import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 from agent.queue.event_queue import Seen, StorageError

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from agent.event import Beginning, Json, RawMessage
 from agent.intake.duplicates import Asked, Claim, Verdict, Window
+from agent.intake.message import Message
 from agent.intake.sessions import Placed, Sessions
-from agent.intake.sorting import Message, Ready, Sorted, counted
+from agent.intake.sorting import Ready, Sorted, counted
 from agent.intake.spacing import Spacing
 from agent.jsontext import frozen
 from agent.queue.event_queue import Seen, SessionState

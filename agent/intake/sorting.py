@@ -1,113 +1,24 @@
 """A message taken apart: what of it is stored, and what is refused. Nothing here does I/O."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent import jsontext
-from agent.event import (
-    UNASSIGNED,
-    Event,
-    InvalidEvent,
-    Json,
-    Priority,
-    RawMessage,
-    Sender,
-    Stamp,
-    Stream,
-)
+from agent.event import UNASSIGNED, Event, InvalidEvent, Json, RawMessage, Sender, Stamp, Stream
 from agent.ga4.request import BODY_LIMIT, too_large
 from agent.ga4.rules.limits import FUTURE_US, PAST_US
 from agent.ga4.violation import Violation
 from agent.intake import duplicates
 from agent.intake.attribution import Attributed, Attribution
 from agent.intake.judging import Judge, Judged
-from agent.intake.mapping import Rule
-from agent.intake.parse import (
-    RAW_MAX,
-    UNKEPT_KEYS,
-    WHY_MAX,
-    Draft,
-    Element,
-    Misfit,
-    Parsed,
-    Shape,
-    parse,
-    without_unkept,
-)
+from agent.intake.message import Message
+from agent.intake.parse import Draft, Element, Misfit, Parsed
 from agent.jsontext import frozen
-from agent.queue.event_queue import Seen, SourceState
+from agent.queue.event_queue import Seen
 
 ALONE = "events[0]"  # where an event stands in a body of its own
 COARSER = (1_000_000, 1000)  # microseconds of the units that publishers take for microseconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """What a source hands in.
-
-    ``answerable``: the publisher waits for an answer; what cannot be taken is refused. Else it
-    is kept as a dead letter. ``state`` is committed with the events. ``stamp``: when it was
-    written, if that is known. ``rule``: how ``topic`` and payload become events, if not as they
-    are. ``keep``: how many bytes of it a dead letter may hold. ``local``: its times were read from
-    this device's clock. ``cookies``: the Cookie header that came with it. ``delivery``: by what a
-    broker's second delivery is known; ``again``: whether this may be one.
-    """
-
-    source: str
-    payload: bytes
-    shape: Shape = Shape.ANY
-    stream: str | None = None
-    priority: Priority = Priority.NORMAL
-    answerable: bool = True
-    state: tuple[SourceState, ...] = ()
-    stamp: Stamp | None = None
-    topic: str = ""
-    rule: Rule | None = None
-    keep: int = RAW_MAX
-    local: bool = True
-    cookies: str = field(default="", repr=False)
-    delivery: Seen | None = None
-    again: bool = False
-
-    @property
-    def digest(self) -> str:
-        """A name for exactly this message, without its content."""
-        place = f"{self.source} {self.topic}" if self.topic else self.source
-        return hashlib.sha256(place.encode() + b"\0" + self.payload).hexdigest()[:32]
-
-    def parsed(self) -> Parsed:
-        """The events in it. Raises InvalidEvent when there is nothing to speak of singly."""
-        if self.rule is not None:
-            return self.rule.parsed(self.payload, self.shape, self.topic)
-        return parse(self.payload, self.shape)
-
-    def set_aside(self, reason: str, stamp: Stamp, error: InvalidEvent | None = None) -> RawMessage:
-        """The message as a dead letter, without what must not be stored."""
-        strip = self.rule.without_unkept if self.rule else without_unkept
-        return self.dead_letter(reason, strip(self.payload), stamp, error)
-
-    def set_aside_unread(self, reason: str, stamp: Stamp) -> RawMessage:
-        """The message as a dead letter, without a look into it; empty if it may hold a key."""
-        keyed = self.rule is not None and "client_key" in self.rule.texts
-        unfit = keyed or any(name.encode() in self.payload for name in UNKEPT_KEYS)
-        return self.dead_letter(reason, b"" if unfit else self.payload, stamp, None)
-
-    def part_aside(self, misfit: Misfit, stamp: Stamp, *, within: str) -> RawMessage:
-        """An element as a dead letter, without what must not be stored."""
-        payload = misfit.payload
-        if self.rule is not None and "client_key" in self.rule.texts:
-            # The rule knows where in a message the key is, but not where in an element of many.
-            payload = b"" if within else self.rule.without_unkept(payload)
-        return self.dead_letter("invalid", payload, misfit.stamp or stamp, misfit.error)
-
-    def dead_letter(
-        self, reason: str, payload: bytes, stamp: Stamp, error: InvalidEvent | None
-    ) -> RawMessage:
-        """A part of the message as a dead letter."""
-        why = str(error)[:WHY_MAX] if error else ""
-        return RawMessage(self.source, reason, payload[: self.keep], stamp, why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from typing import BinaryIO
 from agent.clock import Clock
 from agent.intake import spool_file
 from agent.intake.door import Answer, Door, Full
+from agent.intake.message import Message
 from agent.intake.parse import Shape
-from agent.intake.sorting import Message
 from agent.intake.spool_file import BadFile
 from agent.intake.spool_folder import BAD, SpoolFolder, UnusableError, identity_of, shown
 from agent.intake.spool_marks import Mark, Marks

@@ -11,8 +11,8 @@ from agent.cli.rows import exported
 from agent.event import UNASSIGNED, Event, Priority, RawMessage, Sender, Stamp, Stream
 from agent.ga4.request import encode
 from agent.intake.attribution import Device
+from agent.intake.message import Message
 from agent.intake.parse import RAW_MAX, Shape
-from agent.intake.sorting import Message
 from agent.jsontext import canonical
 from agent.queue import serializer
 from agent.queue.pages import Row

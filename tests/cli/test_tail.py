@@ -11,7 +11,8 @@ from agent.cli import tail
 from agent.config import parse
 from agent.control import ControlError
 from agent.event import Stamp
-from agent.intake.sorting import Message, Sorted, Sorter
+from agent.intake.message import Message
+from agent.intake.sorting import Sorted, Sorter
 from agent.recent import Recent
 from agent.wiring import dry_sorter
 from tests.cli.running import ga4_agent

@@ -25,8 +25,8 @@ from agent.clock import Clock
 from agent.event import Priority
 from agent.intake.door import Answer, Door
 from agent.intake.http import Application, Guard, HttpSource
+from agent.intake.message import Message
 from agent.intake.mqtt import Broker, MqttSource, Subscription
-from agent.intake.sorting import Message
 from agent.intake.source import Source
 from agent.intake.spool import SpoolSource
 from agent.queue.event_queue import FILE_NAME, EventQueue, QueueFull

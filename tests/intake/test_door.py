@@ -14,8 +14,8 @@ from agent.event import UNASSIGNED, Priority, RawMessage, Sender, Stamp, Stream
 from agent.ga4.request import BODY_LIMIT
 from agent.intake.attribution import Device
 from agent.intake.door import CRASHED, Accepted, Door, Full, Refused
+from agent.intake.message import Message
 from agent.intake.parse import RAW_MAX, Shape
-from agent.intake.sorting import Message
 from agent.queue.event_queue import EventQueue, SourceState, StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise

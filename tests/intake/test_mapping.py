@@ -11,8 +11,9 @@ from agent.ga4.validate import validate
 from agent.intake.attribution import Attribution, Device
 from agent.intake.judging import Judge
 from agent.intake.mapping import Rule
+from agent.intake.message import Message
 from agent.intake.parse import Draft, Misfit, Parsed, Shape
-from agent.intake.sorting import Message, Sorter
+from agent.intake.sorting import Sorter
 from agent.template import TemplateError
 from agent.topic import TopicFilter
 

@@ -10,10 +10,10 @@ from agent.event import Stream
 from agent.intake.attribution import Attribution, Device
 from agent.intake.door import Accepted, Full
 from agent.intake.duplicates import Window, delivery
+from agent.intake.message import Message
 from agent.intake.parse import Shape
 from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
-from agent.intake.sorting import Message
 from agent.queue.event_queue import QueueFull, StorageError
 from agent.secret import Secret
 from tests.intake.stored import events, letters, stored

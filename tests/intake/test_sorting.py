@@ -14,8 +14,9 @@ from agent.intake.attribution import Attribution, Device
 from agent.intake.borrowed import keyed_id
 from agent.intake.judging import Judge
 from agent.intake.mapping import Rule
+from agent.intake.message import Message
 from agent.intake.parse import Shape
-from agent.intake.sorting import Message, Ready
+from agent.intake.sorting import Ready
 from agent.secret import Secret
 from agent.topic import TopicFilter
 from tests.sorters import DEVICE, sorter
