@@ -14,11 +14,11 @@ from typing import NoReturn
 from agent import daemon
 from agent.cli.run import log_to_stderr
 from agent.delivery import shipper
-from agent.intake import sorting
+from agent.intake import message
 
 
 def poison() -> None:
-    parse, build = sorting.parse, shipper.build
+    parse, build = message.parse, shipper.build
 
     def deadly_parse(payload, shape):
         if b"poison_message" in payload:
@@ -30,7 +30,7 @@ def poison() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return build(departing, stream)
 
-    sorting.parse, shipper.build = deadly_parse, deadly_build
+    message.parse, shipper.build = deadly_parse, deadly_build
 
 
 def bug() -> None:
