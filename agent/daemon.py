@@ -21,7 +21,9 @@ from agent.intake.door import CRASHED
 from agent.intake.duplicates import Window
 from agent.intake.identity import load_identity
 from agent.ownership import AlreadyOwned, StateLock
-from agent.queue.event_queue import EventQueue, SourceState, StorageError, UnreadableQueue
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError, UnreadableQueue
 from agent.sdnotify import Notifier, watchdog_s
 from agent.service import Service
 from agent.stepwise import Autopsy, Condemned, Runs, Stepwise

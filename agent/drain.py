@@ -23,7 +23,8 @@ from agent.intake.sessions import Sessions
 from agent.intake.source import Source, SourceUnavailable
 from agent.intake.spool_folder import SpoolFolder
 from agent.ownership import StateLock
-from agent.queue.event_queue import EventQueue, StorageError
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.rights import as_owner
 from agent.service import SOURCE_PATIENCE, STOP_MARGIN
 from agent.status import Observation, status_of

@@ -20,7 +20,7 @@ from agent.intake.parse import Shape
 from agent.intake.source import Source
 from agent.mounts import MOUNTINFO, is_volatile
 from agent.progress import stuck
-from agent.queue.event_queue import StorageError
+from agent.queue.failures import StorageError
 from agent.recent import Recent
 from agent.secret import Secret
 from agent.status import Observation, Status, status_of

@@ -14,7 +14,9 @@ from typing import Any
 from agent.control import Command, ControlError, NotRunning, ask
 from agent.event import Json
 from agent.ownership import StateLock
-from agent.queue.event_queue import EventQueue, Step, StorageError, UnreadableQueue
+from agent.queue.entries import Step
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError, UnreadableQueue
 from agent.queue.pages import ID_MAX, Selection
 from agent.rights import as_owner
 

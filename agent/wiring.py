@@ -40,7 +40,9 @@ from agent.intake.sorting import Sorted, Sorter
 from agent.intake.source import Source
 from agent.intake.spool import SOURCE as SPOOL
 from agent.intake.spool import SpoolSource
-from agent.queue.event_queue import EventQueue, SourceState, StorageError
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.secret import Secret, SecretError, find_secret
 from agent.stepwise import Condemned, Stepwise
 from agent.template import Template

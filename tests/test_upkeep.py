@@ -10,7 +10,8 @@ import pytest
 from agent.control import ControlError, ControlSocket, NotRunning, ask
 from agent.ownership import LOCK_FILE, AlreadyOwned, StateLock
 from agent.progress import Progress
-from agent.queue.event_queue import FILE_NAME, EventQueue, StorageError
+from agent.queue.event_queue import FILE_NAME, EventQueue
+from agent.queue.failures import StorageError
 from agent.queue.pages import ID_MAX, ROWS, Selection
 from agent.queue.reader import read_snapshot
 from agent.upkeep import Tally, at_work, commands, step_by_step

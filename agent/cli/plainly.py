@@ -15,7 +15,7 @@ def said_plainly(what: str, directory: Path) -> Iterator[None]:
     """End with the reason when ``what``, a verb, cannot be done on this state directory."""
     from agent.control import ControlError, NotRunning
     from agent.ownership import AlreadyOwned
-    from agent.queue.event_queue import StorageError, UnreadableQueue
+    from agent.queue.failures import StorageError, UnreadableQueue
     from agent.queue.reader import CannotRead, owner
 
     try:

@@ -11,7 +11,8 @@ from functools import partial
 
 from agent.event import Stream
 from agent.ga4.outcome import NoAnswer, Response, maybe_counted
-from agent.queue.event_queue import EventQueue, StorageError
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 
 log = logging.getLogger(__name__)
 

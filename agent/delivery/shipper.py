@@ -27,7 +27,9 @@ from agent.ga4.departure import Departing, Terms, Withheld, departures
 from agent.ga4.outcome import Delivered, Outcome, Rejected, Retry, probed, server_time, triage
 from agent.ga4.request import EVENTS_MAX, Request, build, fitting, probe
 from agent.progress import Progress
-from agent.queue.event_queue import EventQueue, StorageError, Traffic
+from agent.queue.entries import Traffic
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.queue.ledger import Sent
 from agent.stepwise import Stepwise
 

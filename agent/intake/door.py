@@ -12,7 +12,9 @@ from agent.intake.duplicates import Unsettled
 from agent.intake.message import Message
 from agent.intake.reception import Received, Reception
 from agent.intake.sorting import Sorted, Sorter
-from agent.queue.event_queue import EventQueue, QueueFull, SourceState, StorageError
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import QueueFull, StorageError
 from agent.stepwise import Condemned, Stepwise
 
 CRASHED = "crashed"  # where the digests of messages that killed the process are kept

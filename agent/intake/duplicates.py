@@ -15,7 +15,7 @@ from typing import Literal, Self, get_args
 
 from agent.event import Event, Json
 from agent.jsontext import canonical
-from agent.queue.event_queue import Seen
+from agent.queue.entries import Seen
 
 Kind = Literal["event_id", "mqtt", "transaction"]
 Verdict = Literal["fresh", "duplicate", "conflict"]

@@ -15,7 +15,7 @@ from agent.intake.parse import (
     parse,
     without_unkept,
 )
-from agent.queue.event_queue import Seen, SourceState
+from agent.queue.entries import Seen, SourceState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

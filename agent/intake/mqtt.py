@@ -29,7 +29,8 @@ from agent.intake.mapping import Rule
 from agent.intake.message import Message
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
-from agent.queue.event_queue import Seen, StorageError
+from agent.queue.entries import Seen
+from agent.queue.failures import StorageError
 from agent.secret import Secret
 
 log = logging.getLogger(__name__)

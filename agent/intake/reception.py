@@ -15,7 +15,7 @@ from agent.intake.sessions import Placed, Sessions
 from agent.intake.sorting import Ready, Sorted, counted
 from agent.intake.spacing import Spacing
 from agent.jsontext import frozen
-from agent.queue.event_queue import Seen, SessionState
+from agent.queue.entries import Seen, SessionState
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from agent.event import Stamp
 from agent.intake.sitting import SECOND, Happening, History, Mark, Rules, read, take, written
-from agent.queue.event_queue import SessionState
+from agent.queue.entries import SessionState
 
 CLIENTS = 1000  # kept in memory; the others are read again when they come back
 

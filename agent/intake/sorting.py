@@ -15,7 +15,7 @@ from agent.intake.judging import Judge, Judged
 from agent.intake.message import Message
 from agent.intake.parse import Draft, Element, Misfit, Parsed
 from agent.jsontext import frozen
-from agent.queue.event_queue import Seen
+from agent.queue.entries import Seen
 
 ALONE = "events[0]"  # where an event stands in a body of its own
 COARSER = (1_000_000, 1000)  # microseconds of the units that publishers take for microseconds

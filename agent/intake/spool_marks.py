@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from agent.intake.spool_file import START, Place
-from agent.queue.event_queue import SourceState
+from agent.queue.entries import SourceState
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ EVENTS_OF_A_CLIENT = 100_000  # per day: GA4 counts no more of a user
 EVENT_NAMES = 500  # of an app stream; a web stream may have any number
 NEAR = 0.8  # of a limit
 
-DayKey = tuple[str, str, str, str]  # day, stream, event, counter
+Place = tuple[str, str, str]  # day, stream, event
+DayKey = tuple[str, str, str, str]  # and counter
 
 _UPSERT = (
     "INSERT INTO ledger_days VALUES (?, ?, ?, ?, ?) "
@@ -69,9 +70,7 @@ class Near:
     limit: int
 
 
-def place_of(
-    item: Event | RawMessage | None, stream: str = "?", written: float = 0.0
-) -> tuple[str, str, str]:
+def place_of(item: Event | RawMessage | None, stream: str = "?", written: float = 0.0) -> Place:
     """Day, stream and event under which an item is counted; of a damaged row by its columns."""
     if isinstance(item, Event):
         return day_of(item.stamp.wall_us), item.stream, item.name

@@ -6,16 +6,15 @@ write. Acknowledged rows are deleted. A dead letter has upstream's status 9.
 """
 
 import contextlib
-import hashlib
 import logging
 import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from persistqueue import SQLiteAckQueue
 
@@ -24,11 +23,15 @@ from agent.queue import schema, serializer
 from agent.queue.ballast import SIZE as BALLAST_SIZE
 from agent.queue.ballast import Ballast
 from agent.queue.bounded import Bounded, Bounds
-from agent.queue.days import CLIENT, KEPT, DayRow, Days, Near, limits, nearness, place_of, read_days
-from agent.queue.group_commit import Declined, GroupCommit, Transaction
+from agent.queue.connection import WAL_LIMIT, give_back, prepare, text
+from agent.queue.days import KEPT, DayRow, Days, Near, limits, nearness, read_days
+from agent.queue.entries import NO_TRAFFIC, Leased, Seen, SessionState, SourceState, Step, Traffic
+from agent.queue.failures import QueueFull, StorageError, UnreadableQueue, unusable
+from agent.queue.group_commit import GroupCommit, Transaction
 from agent.queue.lanes import Lane, Lanes
 from agent.queue.ledger import Books, Ledger, Sent
-from agent.queue.pages import DEAD, READY, Page, Selection, read_page
+from agent.queue.pages import READY, Page, Selection, read_page
+from agent.queue.rows import NewRow, Rows, placed, undamaged
 from agent.queue.serializer import DamagedRow
 
 log = logging.getLogger(__name__)
@@ -36,11 +39,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FILE_NAME = "queue.db"
-WAL_PAGES = 1000  # checkpoint at 1 MB
-WAL_LIMIT = 1024 * 1024  # bytes the WAL is cut back to
 RESERVE = WAL_LIMIT + WAL_LIMIT // 4 + BALLAST_SIZE  # of max_bytes: for the WAL and the ballast
 SLOW = 10.0  # seconds a commit may take before the disk is called slow
-FREE_PAGES = 1024  # pages the file keeps for what comes next: giving back costs writes
 GIVE_BACK = 64  # pages given back with each acknowledgement: 25 usual events free about 25
 PURGE_GIVE_BACK = 512  # likewise with each page of a purge: it frees about 300
 EMPTY = 32 * 1024  # bytes of the file without rows, roughly
@@ -48,95 +48,6 @@ ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
 STAMP_TRIES = 5  # rows that may be damaged, where the newest stamp is looked for
 FIGURES_FOR = 60.0  # seconds for which figures hold that cost a look at all days
 COUNTS = ("repaired.", "noted.", "refused.")  # what may be counted beside events, by kind
-PURGED, UNCERTAIN = "dropped.purged", "dropped.uncertain"
-
-
-class QueueFull(Declined):
-    """The events would not fit under the cap. Nothing of them was stored.
-
-    ``never``: not even an empty queue could take them together.
-    """
-
-    def __init__(self, *, never: bool) -> None:
-        super().__init__("the queue is full")
-        self.never = never
-
-
-class StorageError(Exception):
-    """The disk did not take it: full, read-only, broken or gone. ``state`` is for `status`."""
-
-    def __init__(self, state: str, message: str) -> None:
-        super().__init__(message)
-        self.state = state
-
-
-class UnreadableQueue(Exception):  # noqa: N818 - named after what was found
-    """The file cannot be used as it is: damaged, or written by a newer version."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceState:
-    """What a source must not lose apart from its events, such as a spool file's name.
-
-    ``value`` None forgets the key.
-    """
-
-    source: str
-    key: str
-    value: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """What is known of a client's sitting; ``state`` begins with a number of fixed width that rises.
-
-    A state that is not greater than the stored one, as text, is not written: it is an older one.
-    """
-
-    client: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """By what something is known again: the digest of what it is called, and that of its content.
-
-    ``digest`` is empty where being called the same is being the same.
-    """
-
-    kind: Literal["event_id", "mqtt", "transaction"]
-    key: str
-    digest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """An event that one connection is delivering; ``id`` is its row."""
-
-    id: int
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What a request cost on the network, in bytes of headers and bodies."""
-
-    requests: int = 0
-    sent: int = 0
-    received: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What became of one page of rows.
-
-    ``kept``: rows that were selected and are as they were. ``next``: the id after which to go
-    on; None: it was the last page.
-    """
-
-    done: int
-    kept: int
-    next: int | None
 
 
 class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no types
@@ -199,7 +110,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             queue._ballast.fill()
             queue._drop_uncertain()
         except sqlite3.DatabaseError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
         return queue
 
     # -- what the agent calls ---------------------------------------------------------------
@@ -220,19 +131,20 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         ``refused.REASON``. When it returns all is on the disk. Raises QueueFull, StorageError;
         then nothing is.
         """
-        rows = [self._row(item) for item in items]
+        rows = [NewRow.of(item) for item in items]
         _expect_counts(counts)
         if not self._has_room(rows):
             self._trouble = "disk_full"
             raise StorageError("disk_full", "cannot take events: the disk is full")
 
         def work(transaction: Transaction) -> None:
-            self._insert(transaction, rows, [place_of(item) for item in items])
+            self._decline_when_full(transaction.connection, rows)
+            self._rows.insert(transaction, rows)
             transaction.changes.update(counts)
             self._put_beside(transaction.connection, state, sessions, seen, boots)
 
         self._durably(work)
-        self._now_ready(Counter((row[3], row[5]) for row in rows if row[2] < READY))
+        self._now_ready(Counter(row.lane for row in rows if row.waiting))
 
     def lease(
         self,
@@ -262,17 +174,17 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
         Those that still are so at the next start are dropped as uncertain. Raises StorageError.
         """
-        self._mark_sending(ids, 1)
+        self._settle(lambda transaction: self._rows.mark_sending(transaction, ids, 1))
 
     def unmark_sending(self, ids: Sequence[int]) -> None:
         """Commit that they were not sent after all. Raises StorageError."""
-        self._mark_sending(ids, 0)
+        self._settle(lambda transaction: self._rows.mark_sending(transaction, ids, 0))
 
     def ack_many(
         self,
         ids: Sequence[int],
         *,
-        traffic: Traffic = Traffic(),
+        traffic: Traffic = NO_TRAFFIC,
         sent: Sequence[Sent] = (),
         counts: Mapping[str, int] = NOTHING,
     ) -> None:
@@ -287,24 +199,20 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
         def work(transaction: Transaction) -> None:
             if sent:
-                deleted = self._forget_sent(transaction, ids, sent)
+                self._rows.send(transaction, ids, sent)
             else:
-                deleted = self._leave(transaction, ids, "sent")
-            transaction.changes.update({"sent": deleted, "queued": -deleted} | _costs(traffic))
+                self._rows.leave(transaction, ids, "sent")
+            transaction.changes.update(_costs(traffic))
             transaction.changes.update(counts)
-            _give_back(transaction.connection, GIVE_BACK)
+            give_back(transaction.connection, GIVE_BACK)
 
         self._settle(work)
         self._lanes.forget(ids)
 
     def drop(self, ids: Sequence[int], *, reason: str) -> None:
         """Lose leased events for good, counted. Raises StorageError; they then stay leased."""
-
-        def work(transaction: Transaction) -> None:
-            dropped = self._leave(transaction, ids, f"dropped.{reason}")
-            transaction.changes.update({f"dropped.{reason}": dropped, "queued": -dropped})
-
-        self._settle(work)
+        counter = f"dropped.{reason}"
+        self._settle(lambda transaction: self._rows.leave(transaction, ids, counter))
         self._lanes.forget(ids)
 
     def release(self, ids: Sequence[int]) -> None:
@@ -314,13 +222,12 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """
         self._lanes.release(ids)
 
-    def bury(self, ids: Sequence[int], *, reason: str, traffic: Traffic = Traffic()) -> None:
+    def bury(self, ids: Sequence[int], *, reason: str, traffic: Traffic = NO_TRAFFIC) -> None:
         """Make dead letters of events: kept, with the reason. Raises StorageError."""
 
         def work(transaction: Transaction) -> None:
-            change = f"UPDATE {self._table} SET status = {DEAD}, sending = 0, reason = ?"
-            buried = self._change(transaction, change, ids, "dead", reason)
-            transaction.changes.update({"dead": buried, "queued": -buried} | _costs(traffic))
+            self._rows.bury(transaction, ids, reason)
+            transaction.changes.update(_costs(traffic))
 
         self._settle(work)
         self._lanes.forget(ids)
@@ -335,7 +242,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             wanted = [row.id for row in page.rows if selection.takes(row)]
             ids = wanted if selection.dead else self._lanes.claim(lambda: self._still(wanted))
             try:
-                done = self._purge(page, ids, dead=selection.dead) if ids else 0
+                done = self._purge(page, set(ids), dead=selection.dead) if ids else 0
             except BaseException:
                 if not selection.dead:
                     self._lanes.release(ids)
@@ -356,7 +263,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             free = set(self._lanes.unleased(row.id for row in wanted))
             events = [(r.id, e) for r in wanted if r.id in free and isinstance(e := r.item, Event)]
             if events:
-                self._durably(lambda transaction: self._revive(transaction, events))
+                self._durably(lambda transaction: self._rows.revive(transaction, events))
                 self._wait_again(events)
         return Step(len(events), len(wanted) - len(events), page.next)
 
@@ -395,7 +302,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """The stamp of what was stored last and is still there, dead letters included."""
         sql = f"SELECT CAST(data AS BLOB) FROM {self._table} ORDER BY _id DESC LIMIT {STAMP_TRIES}"
         for (data,) in self._read(sql):
-            if item := _undamaged(data):
+            if item := undamaged(data):
                 return item.stamp
         return None
 
@@ -485,8 +392,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _init(self) -> None:
         super()._init()
         self._table = self._table_name
+        self._rows = Rows(self._table)
         for connection in (self._getter, self._putter):
-            connection.text_factory = _text  # a flipped bit in a text must not raise
+            connection.text_factory = text  # a flipped bit in a text must not raise
         for index in schema.INDEXES:
             self._putter.execute(index.format(table_name=self._table, key_column=self._KEY_COLUMN))
         self._putter.executescript(schema.TABLES)
@@ -508,7 +416,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             check_same_thread=not multithreading,
         )
         try:
-            _prepare(connection)
+            prepare(connection)
         except BaseException:
             connection.close()
             raise
@@ -528,21 +436,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         sql = f"SELECT _id, CAST(data AS BLOB) FROM {self._table} WHERE stream = '' AND status < {READY}"
         foreign = self._read(sql)
         if foreign:
-            self._durably(lambda transaction: self._fill_columns(transaction, foreign))
-
-    def _fill_columns(self, transaction: Transaction, foreign: list[tuple[int, bytes]]) -> None:
-        sql = f"UPDATE {self._table} SET {schema.FILLED} WHERE _id = ?"
-        for row_id, data in foreign:
-            row = self._foreign_row(data)
-            transaction.connection.execute(sql, (*row, row_id))
-            place = place_of(_undamaged(data), row[3], row[1])
-            _count_in(transaction, [row], [place])
-
-    def _foreign_row(self, data: bytes) -> tuple[Any, ...]:
-        try:
-            return self._row(serializer.loads(data))
-        except DamagedRow:
-            return (data, time.time(), DEAD, "?", "", Priority.NORMAL, len(data), "damaged")
+            self._durably(
+                lambda transaction: self._rows.adopt(transaction, foreign, now=time.time())
+            )
 
     def _count_lanes(self) -> None:
         sql = (
@@ -557,9 +453,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         try:
             result = self._commits.run(work)
         except sqlite3.OperationalError as error:
-            unusable = _unusable(error)
-            self._trouble = unusable.state if isinstance(unusable, StorageError) else ""
-            raise unusable from error
+            why = unusable(error)
+            self._trouble = why.state if isinstance(why, StorageError) else ""
+            raise why from error
         self._trouble = ""
         return result
 
@@ -574,31 +470,16 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             self._fold()
             return self._durably(work)
 
-    def _has_room(self, rows: Sequence[tuple[Any, ...]] = ()) -> bool:
+    def _has_room(self, rows: Sequence[NewRow] = ()) -> bool:
         if self._ballast is None:
             return True
-        incoming = sum(row[6] + ROW_OVERHEAD for row in rows)
+        incoming = sum(row.columns.bytes + ROW_OVERHEAD for row in rows)
         return self._ballast.fill() and self._ballast.leaves_room(incoming)
 
     def _fold(self) -> None:
         """Move what the WAL holds into the file, and give its space back to the disk."""
         with self.tran_lock, contextlib.suppress(sqlite3.OperationalError):
             self._putter.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _insert(
-        self,
-        transaction: Transaction,
-        rows: Sequence[tuple[Any, ...]],
-        places: Sequence[tuple[str, str, str]],
-    ) -> None:
-        self._decline_when_full(transaction.connection, rows)
-        transaction.connection.executemany(
-            f"INSERT INTO {self._table} "
-            "(data, timestamp, status, stream, sender, priority, bytes, reason) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-        _count_in(transaction, rows, places)
 
     def _put_beside(
         self,
@@ -609,82 +490,22 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         boots: Sequence[BootRow],
     ) -> None:
         for entry in state:
-            _remember(connection, entry)
+            entry.write(connection)
         for session in sessions:
             self._bounded.put_session(connection, session.client, session.state)
         for one in seen:
             self._bounded.put_seen(connection, one.kind, one.key, one.digest)
         self._bounded.put_boots(connection, [astuple(boot) for boot in boots])
 
-    def _decline_when_full(
-        self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
-    ) -> None:
+    def _decline_when_full(self, connection: sqlite3.Connection, rows: Sequence[NewRow]) -> None:
         pages, free, size = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         )
-        incoming = sum(row[6] + ROW_OVERHEAD for row in rows)
+        incoming = sum(row.columns.bytes + ROW_OVERHEAD for row in rows)
         room = self._max_bytes - RESERVE
         if rows and (pages - free) * size + incoming > room:
             raise QueueFull(never=incoming + EMPTY > room)
-
-    def _row(self, item: Event | RawMessage) -> tuple[Any, ...]:
-        """The columns from ``data`` to ``reason``, as ``_insert`` writes them."""
-        data = self._serializer.dumps(item)
-        written = item.stamp.wall_us / 1e6
-        if isinstance(item, RawMessage):
-            return (data, written, DEAD, "?", "", Priority.NORMAL, len(data), item.reason)
-        digest = hashlib.blake2b(item.sender.key.encode(), digest_size=8).hexdigest()
-        return (data, written, 0, item.stream, digest, int(item.priority), len(data), None)
-
-    def _mark_sending(self, ids: Sequence[int], value: int) -> None:
-        sql = f"UPDATE {self._table} SET sending = {value} WHERE _id = ? AND status < {READY}"
-        rows = [(row_id,) for row_id in ids]
-        self._settle(lambda transaction: transaction.connection.executemany(sql, rows))
-
-    def _forget_sent(
-        self, transaction: Transaction, ids: Sequence[int], sent: Sequence[Sent]
-    ) -> int:
-        sql = f"DELETE FROM {self._table} WHERE _id = ?"
-        deleted = 0
-        for row_id, one in zip(ids, sent, strict=True):
-            if not transaction.connection.execute(sql, (row_id,)).rowcount:
-                continue
-            deleted += 1
-            transaction.days[one.day, one.stream, one.name, "sent"] += 1
-            if one.client:
-                transaction.days[one.day, one.stream, one.client, CLIENT] += 1
-        return deleted
-
-    def _leave(self, transaction: Transaction, ids: Sequence[int], counter: str) -> int:
-        """Delete waiting rows, counted on their days; how many there were."""
-        return self._change(transaction, f"DELETE FROM {self._table}", ids, counter)
-
-    def _change(
-        self,
-        transaction: Transaction,
-        change: str,
-        ids: Sequence[int],
-        counter: str,
-        *before: Any,
-    ) -> int:
-        """Change waiting rows one by one, counted on their days; how many there were."""
-        # Not by RETURNING: SQLite knows that only from 3.35.
-        read = (
-            "SELECT CAST(data AS BLOB), CAST(stream AS TEXT), CAST(timestamp AS REAL) "
-            f"FROM {self._table} WHERE _id = ? AND status < {READY}"
-        )
-        changed = 0
-        for row_id in ids:
-            found = transaction.connection.execute(read, (row_id,)).fetchone()
-            if found is None:
-                continue
-            transaction.connection.execute(f"{change} WHERE _id = ?", (*before, row_id))
-            changed += 1
-            data, stream, written = found
-            place = place_of(_undamaged(data), stream, written or 0.0)
-            transaction.days[(*place, counter)] += 1
-        return changed
 
     # -- leasing ----------------------------------------------------------------------------
 
@@ -745,7 +566,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             with self.action_lock:
                 return read_page(self._getter, self._table, selection, after)
         except sqlite3.DatabaseError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
 
     def _still(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Those of the rows that wait, leased or not: id, stream, priority."""
@@ -753,26 +574,13 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         sql = f"SELECT _id, stream, priority FROM {self._table} WHERE _id IN ({marks}) AND status < {READY}"
         return self._read(sql, *ids)
 
-    def _purge(self, page: Page, ids: Sequence[int], *, dead: bool) -> int:
-        counter, status = ("dead", f"= {DEAD}") if dead else ("queued", f"< {READY}")
-        wanted = set(ids)
+    def _purge(self, page: Page, ids: Collection[int], *, dead: bool) -> int:
         # Looked into before the transaction: others wait for it.
-        places = [
-            (row.id, place_of(row.item, row.stream, row.written))
-            for row in page.rows
-            if row.id in wanted
-        ]
+        rows = placed(row for row in page.rows if row.id in ids)
 
         def work(transaction: Transaction) -> int:
-            sql = f"DELETE FROM {self._table} WHERE _id = ? AND status {status}"
-            dropped = 0
-            for row_id, place in places:
-                if transaction.connection.execute(sql, (row_id,)).rowcount:
-                    dropped += 1
-                    transaction.days[(*place, PURGED)] += 1
-                    transaction.days[(*place, "dead")] -= dead
-            transaction.changes.update({PURGED: dropped, counter: -dropped})
-            _give_back(transaction.connection, PURGE_GIVE_BACK)
+            dropped = self._rows.purge(transaction, rows, dead=dead)
+            give_back(transaction.connection, PURGE_GIVE_BACK)
             return dropped
 
         return self._settle(work)
@@ -787,16 +595,6 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         # If the disk refuses they stay leased, so that nobody sends them before the next start.
         with contextlib.suppress(StorageError):
             self.drop(ids, reason="uncertain")
-
-    def _revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
-        """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged."""
-        sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
-        revived = 0
-        for row_id, event in events:
-            if transaction.connection.execute(sql, (*self._row(event), row_id)).rowcount:
-                revived += 1
-                transaction.days[(*place_of(event), "dead")] -= 1
-        transaction.changes.update({"queued": revived, "dead": -revived})
 
     def _wait_again(self, events: Sequence[tuple[int, Event]]) -> None:
         with self._oldest_lock:
@@ -822,88 +620,9 @@ def _expect_counts(counts: Mapping[str, int]) -> None:
             raise ValueError(f"cannot count {counter!r}: expected one of {', '.join(COUNTS)}")
 
 
-def _count_in(
-    transaction: Transaction,
-    rows: Sequence[tuple[Any, ...]],
-    places: Sequence[tuple[str, str, str]],
-) -> None:
-    """Count what is new in the file, in the ledger and on its days."""
-    transaction.changes["received"] += len(rows)
-    transaction.changes.update(Counter(_counter(row) for row in rows))
-    for row, place in zip(rows, places, strict=True):
-        transaction.days[(*place, "received")] += 1
-        if row[2] == DEAD:
-            transaction.days[(*place, "dead")] += 1
-
-
-def _undamaged(data: bytes | None) -> Event | RawMessage | None:
-    try:
-        return serializer.loads(data or b"")
-    except DamagedRow:
-        return None
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Set what SQLite ignores once the file is in WAL mode, then switch."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > schema.VERSION:
-        raise UnreadableQueue(
-            f"cannot use the queue: found version {version}, expected at most {schema.VERSION}"
-        )
-    if connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0:
-        connection.execute(f"PRAGMA page_size = {schema.PAGE_SIZE}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-    # Debian's default writes zeros over what is deleted: as much as the events were, into the WAL.
-    connection.execute("PRAGMA secure_delete = FAST")
-
-
-def _give_back(connection: sqlite3.Connection, pages: int) -> None:
-    """Shrink the file, a little at a time, when a drained backlog has left it mostly empty."""
-    spare = connection.execute("PRAGMA freelist_count").fetchone()[0] - FREE_PAGES
-    # One by one: Python takes only the first step of a statement that returns no columns.
-    for _ in range(min(pages, spare)):
-        connection.execute("PRAGMA incremental_vacuum(1)")
-
-
-def _remember(connection: sqlite3.Connection, entry: SourceState) -> None:
-    if entry.value is None:
-        sql = "DELETE FROM source_state WHERE source = ? AND key = ?"
-        connection.execute(sql, (entry.source, entry.key))
-    else:
-        sql = "INSERT OR REPLACE INTO source_state VALUES (?, ?, ?)"
-        connection.execute(sql, (entry.source, entry.key, entry.value))
-
-
-def _counter(row: tuple[Any, ...]) -> str:
-    return "dead" if row[2] == DEAD else "queued"
-
-
 def _costs(traffic: Traffic) -> dict[str, int]:
     return {
         "requests": traffic.requests,
         "bytes_sent": traffic.sent,
         "bytes_received": traffic.received,
     }
-
-
-def _unusable(error: sqlite3.DatabaseError) -> Exception:
-    """What a person can do something about, from SQLite's result code."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UnreadableQueue(f"cannot read the queue: {error}")
-    if code & 0xFF == sqlite3.SQLITE_FULL:
-        return StorageError("disk_full", "cannot write the queue: the disk is full")
-    if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StorageError(
-            "storage_slow", "cannot write the queue: another program holds its file"
-        )
-    return StorageError("read_only", f"cannot use the queue's disk: {error}")

@@ -14,7 +14,8 @@ from agent.delivery.shipper import Shipper
 from agent.delivery.transport import Transport
 from agent.emulator import Emulator
 from agent.event import Event, Sender, Stream
-from agent.queue.event_queue import EventQueue, StorageError
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.secret import Secret
 from agent.stepwise import Stepwise
 from agent.urequests import Client

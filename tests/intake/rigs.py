@@ -29,7 +29,8 @@ from agent.intake.message import Message
 from agent.intake.mqtt import Broker, MqttSource, Subscription
 from agent.intake.source import Source
 from agent.intake.spool import SpoolSource
-from agent.queue.event_queue import FILE_NAME, EventQueue, QueueFull
+from agent.queue.event_queue import FILE_NAME, EventQueue
+from agent.queue.failures import QueueFull
 from agent.queue.reader import read_snapshot
 from agent.worker import Worker
 from tests.intake.publisher import Publisher

@@ -16,7 +16,9 @@ from agent.intake.attribution import Device
 from agent.intake.door import CRASHED, Accepted, Door, Full, Refused
 from agent.intake.message import Message
 from agent.intake.parse import RAW_MAX, Shape
-from agent.queue.event_queue import EventQueue, SourceState, StorageError
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
 from tests.intake.rigs import fill

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intake.duplicates import CONTENTS, Asked, Unsettled, Window, delivery, marks
-from agent.queue.event_queue import Seen
+from agent.queue.entries import Seen
 from tests.waiting import until
 
 

@@ -31,7 +31,9 @@ from agent.intake.mqtt import (
 )
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
-from agent.queue.event_queue import EventQueue, SourceState, StorageError
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.queue.reader import read_snapshot
 from agent.secret import Secret
 from tests.intake.publisher import Publisher

@@ -14,7 +14,7 @@ from agent.intake.message import Message
 from agent.intake.parse import Shape
 from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
-from agent.queue.event_queue import QueueFull, StorageError
+from agent.queue.failures import QueueFull, StorageError
 from agent.secret import Secret
 from tests.intake.stored import events, letters, stored
 

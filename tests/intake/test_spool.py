@@ -30,7 +30,8 @@ from agent.intake.source import SourceUnavailable
 from agent.intake.spool import BATCH_BYTES, BATCH_DOCUMENTS, SpoolSource
 from agent.intake.spool_folder import SpoolFolder, identity_of
 from agent.progress import Progress
-from agent.queue.event_queue import EventQueue, SourceState
+from agent.queue.entries import SourceState
+from agent.queue.event_queue import EventQueue
 from agent.stepwise import Stepwise
 from tests.intake.rigs import Runner, spool_marks
 from tests.intake.stored import events, letters, stored

@@ -13,7 +13,9 @@ import pytest
 from agent.event import BootRow
 from agent.queue import event_queue
 from agent.queue.bounded import BOOTS, SEEN_SLACK, Bounds
-from agent.queue.event_queue import FILE_NAME, EventQueue, QueueFull, Seen, SessionState
+from agent.queue.entries import Seen, SessionState
+from agent.queue.event_queue import FILE_NAME, EventQueue
+from agent.queue.failures import QueueFull
 from agent.queue.reader import read_snapshot
 from tests.conftest import STAMP
 
@@ -235,7 +237,8 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 from agent.event import Event, Sender, Stamp
-from agent.queue.event_queue import EventQueue, Seen, SessionState
+from agent.queue.entries import Seen, SessionState
+from agent.queue.event_queue import EventQueue
 queue = EventQueue.open(Path(sys.argv[1]), max_bytes=64 * 1024 * 1024)
 for n in itertools.count(1):
     stamp = Stamp(1_800_000_000_000_000 + n, n, "boot", True)

@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 
 from agent.event import Priority, RawMessage
 from agent.queue import serializer
-from agent.queue.event_queue import (
-    DEAD,
-    FILE_NAME,
-    EventQueue,
-    QueueFull,
-    SourceState,
-    Traffic,
-    UnreadableQueue,
-)
+from agent.queue.entries import SourceState, Traffic
+from agent.queue.event_queue import FILE_NAME, EventQueue
+from agent.queue.failures import QueueFull, UnreadableQueue
+from agent.queue.pages import DEAD
 from agent.queue.reader import CannotRead, read_snapshot
 from agent.queue.schema import PAGE_SIZE, VERSION
 

@@ -16,7 +16,8 @@ from agent.delivery.transport import Transport
 from agent.emulator import Emulator, Fault
 from agent.event import Stream
 from agent.queue.ballast import Ballast
-from agent.queue.event_queue import EventQueue, StorageError
+from agent.queue.event_queue import EventQueue
+from agent.queue.failures import StorageError
 from agent.secret import Secret
 from agent.stepwise import Stepwise
 from agent.urequests import Client

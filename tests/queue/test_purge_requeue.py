@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.event import Event, Priority, RawMessage
-from agent.queue.event_queue import FILE_NAME, EventQueue, Step, StorageError
+from agent.queue.entries import Step
+from agent.queue.event_queue import FILE_NAME, EventQueue
+from agent.queue.failures import StorageError
 from agent.queue.pages import BYTES, ROWS, Selection
 from agent.queue.reader import read_snapshot
 from tests.queue.test_full_disk import full_queue, mebibytes, small_disk  # noqa: F401 - fixtures

@@ -1,0 +1,201 @@
+"""The rows of events inside a transaction: each way to move one, counted with it.
+
+Only here a row is written, changed or deleted, so that no way exists that the ledger and its day
+do not hear of.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from agent.event import Event, Priority, RawMessage
+from agent.queue import schema, serializer
+from agent.queue.days import CLIENT, Place, place_of
+from agent.queue.group_commit import Transaction
+from agent.queue.lanes import Lane
+from agent.queue.ledger import Sent
+from agent.queue.pages import DEAD, READY, Row
+from agent.queue.serializer import DamagedRow
+
+PURGED = "dropped.purged"
+
+
+class Columns(NamedTuple):
+    """What is written of a row, in the order of the table and of `schema.FILLED`."""
+
+    data: bytes
+    written: float
+    status: int
+    stream: str
+    sender: str
+    priority: int
+    bytes: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A row that is not in the file yet; ``place``: where its day counts it."""
+
+    columns: Columns
+    place: Place
+
+    @classmethod
+    def of(cls, item: Event | RawMessage) -> "NewRow":
+        """The row of an event, or of a message that is to be a dead letter."""
+        data = serializer.dumps(item)
+        written = item.stamp.wall_us / 1e6
+        place = place_of(item)
+        if isinstance(item, RawMessage):
+            dead = Columns(data, written, DEAD, "?", "", Priority.NORMAL, len(data), item.reason)
+            return cls(dead, place)
+        sender = hashlib.blake2b(item.sender.key.encode(), digest_size=8).hexdigest()
+        lane = (item.stream, sender, int(item.priority))
+        return cls(Columns(data, written, 0, *lane, len(data), None), place)
+
+    @property
+    def lane(self) -> Lane:
+        """Where it waits, if it is ``waiting``."""
+        return self.columns.stream, self.columns.priority
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is to be delivered; else it is a dead letter."""
+        return self.columns.status < READY
+
+
+class Rows:
+    """The table of events. Every method works inside the caller's transaction."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def insert(self, transaction: Transaction, rows: Sequence[NewRow]) -> None:
+        """Add rows behind all others."""
+        transaction.connection.executemany(
+            f"INSERT INTO {self._table} "
+            "(data, timestamp, status, stream, sender, priority, bytes, reason) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [row.columns for row in rows],
+        )
+        for row in rows:
+            _count_in(transaction, row)
+
+    def adopt(
+        self, transaction: Transaction, foreign: Iterable[tuple[int, bytes]], *, now: float
+    ) -> None:
+        """Give rows that a plain SQLiteAckQueue put what it does not know of."""
+        sql = f"UPDATE {self._table} SET {schema.FILLED} WHERE _id = ?"
+        for row_id, data in foreign:
+            row = _foreign(data, now)
+            transaction.connection.execute(sql, (*row.columns, row_id))
+            _count_in(transaction, row)
+
+    def mark_sending(self, transaction: Transaction, ids: Sequence[int], value: int) -> None:
+        """Set or take off the mark of events that are being sent."""
+        sql = f"UPDATE {self._table} SET sending = {value} WHERE _id = ? AND status < {READY}"
+        transaction.connection.executemany(sql, [(row_id,) for row_id in ids])
+
+    def send(self, transaction: Transaction, ids: Sequence[int], sent: Sequence[Sent]) -> None:
+        """Delete what was delivered, counted as what it left."""
+        sql = f"DELETE FROM {self._table} WHERE _id = ?"
+        deleted = 0
+        for row_id, one in zip(ids, sent, strict=True):
+            if not transaction.connection.execute(sql, (row_id,)).rowcount:
+                continue
+            deleted += 1
+            transaction.days[one.day, one.stream, one.name, "sent"] += 1
+            if one.client:
+                transaction.days[one.day, one.stream, one.client, CLIENT] += 1
+        transaction.changes.update({"sent": deleted, "queued": -deleted})
+
+    def leave(self, transaction: Transaction, ids: Sequence[int], counter: str) -> None:
+        """Delete waiting rows, counted on their days as ``counter``."""
+        self._change(transaction, f"DELETE FROM {self._table}", ids, counter)
+
+    def bury(self, transaction: Transaction, ids: Sequence[int], reason: str) -> None:
+        """Make dead letters of waiting rows."""
+        change = f"UPDATE {self._table} SET status = {DEAD}, sending = 0, reason = ?"
+        self._change(transaction, change, ids, "dead", reason)
+
+    def revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
+        """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged."""
+        sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
+        revived = 0
+        for row_id, event in events:
+            row = NewRow.of(event)
+            if transaction.connection.execute(sql, (*row.columns, row_id)).rowcount:
+                revived += 1
+                transaction.days[(*row.place, "dead")] -= 1
+        transaction.changes.update({"queued": revived, "dead": -revived})
+
+    def purge(
+        self, transaction: Transaction, rows: Sequence[tuple[int, Place]], *, dead: bool
+    ) -> int:
+        """Delete rows by hand, waiting or dead ones; how many there were."""
+        counter, status = ("dead", f"= {DEAD}") if dead else ("queued", f"< {READY}")
+        sql = f"DELETE FROM {self._table} WHERE _id = ? AND status {status}"
+        dropped = 0
+        for row_id, place in rows:
+            if transaction.connection.execute(sql, (row_id,)).rowcount:
+                dropped += 1
+                transaction.days[(*place, PURGED)] += 1
+                transaction.days[(*place, "dead")] -= dead
+        transaction.changes.update({PURGED: dropped, counter: -dropped})
+        return dropped
+
+    def _change(
+        self,
+        transaction: Transaction,
+        change: str,
+        ids: Sequence[int],
+        counter: str,
+        *before: Any,
+    ) -> None:
+        """Change waiting rows one by one, counted on their days."""
+        # Not by RETURNING: SQLite knows that only from 3.35.
+        read = (
+            "SELECT CAST(data AS BLOB), CAST(stream AS TEXT), CAST(timestamp AS REAL) "
+            f"FROM {self._table} WHERE _id = ? AND status < {READY}"
+        )
+        changed = 0
+        for row_id in ids:
+            found = transaction.connection.execute(read, (row_id,)).fetchone()
+            if found is None:
+                continue
+            transaction.connection.execute(f"{change} WHERE _id = ?", (*before, row_id))
+            changed += 1
+            data, stream, written = found
+            place = place_of(undamaged(data), stream, written or 0.0)
+            transaction.days[(*place, counter)] += 1
+        transaction.changes.update({counter: changed, "queued": -changed})
+
+
+def placed(rows: Iterable[Row]) -> list[tuple[int, Place]]:
+    """The ids of rows, and where their days count them."""
+    return [(row.id, place_of(row.item, row.stream, row.written)) for row in rows]
+
+
+def undamaged(data: bytes | None) -> Event | RawMessage | None:
+    """What was put; None if it is damaged."""
+    try:
+        return serializer.loads(data or b"")
+    except DamagedRow:
+        return None
+
+
+def _foreign(data: bytes, now: float) -> NewRow:
+    try:
+        return NewRow.of(serializer.loads(data))
+    except DamagedRow:
+        damaged = Columns(data, now, DEAD, "?", "", Priority.NORMAL, len(data), "damaged")
+        return NewRow(damaged, place_of(None, "?", now))
+
+
+def _count_in(transaction: Transaction, row: NewRow) -> None:
+    """Count what is new in the file, in the ledger and on its day."""
+    transaction.changes.update({"received": 1, "queued" if row.waiting else "dead": 1})
+    transaction.days[(*row.place, "received")] += 1
+    if not row.waiting:
+        transaction.days[(*row.place, "dead")] += 1
