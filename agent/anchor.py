@@ -4,7 +4,7 @@ Pure. All times are whole microseconds; ``boot_us`` is since boot, true time sin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -14,6 +14,9 @@ EARLIEST_US = 1_735_689_600_000_000  # 2025-01-01: no agent ran before; a clock 
 UNKNOWN_US = 10 * 365 * 86_400_000_000  # the error of a time that nobody can vouch for
 DRIFT = 10_000  # one part in this many, 100 ppm: a cheap crystal in the heat; most keep 20 ppm
 STEP_US = 20_000  # a wall clock that moved less against the boot clock was not set
+SAID_ERROR_US = 2_000_000  # what a Date is good for; events do not leave by one that is worse
+LONGEST_EXCHANGE_US = 10_000_000  # a Date that took longer says too little
+HELD_BACK_US = 1_000_000  # a correction by less is waited for, even one that nobody can explain
 SHOWINGS = 16  # a clock that is set more often in one boot is not worth more memory
 
 
@@ -27,9 +30,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """True time is ``boot_us + offset_us``.
+    """True time is ``boot_us + offset_us``, and from ``from_us`` on not before ``held_us``.
 
-    ``error_us`` holds between ``from_us`` and ``to_us`` (boot clock), where ``source`` vouched
+    ``held_us``: what true time had come to by the anchor before, if that was a little ahead; 0 if
+    it was not. ``error_us`` holds between ``from_us`` and ``to_us`` (boot clock), where ``source`` vouched
     for it. Before and after, it grows with the drift of the crystal.
     """
 
@@ -38,6 +42,12 @@ class Anchor:
     source: Source
     from_us: int
     to_us: int
+    held_us: int = 0
+
+    def true_us(self, boot_us: int) -> int:
+        """The true time at that moment of the boot clock."""
+        us = boot_us + self.offset_us
+        return max(us, self.held_us) if boot_us >= self.from_us else us
 
     def error_at(self, boot_us: int) -> int:
         """The error at that moment of the boot clock."""
@@ -72,6 +82,20 @@ def narrowed(old: Anchor, new: Anchor, *, floor_us: int) -> Anchor:
         from_us=new.from_us,
         to_us=new.to_us,
     )
+
+
+def following(old: Anchor, new: Anchor, *, told_us: int, boot_us: int) -> Anchor:
+    """The new anchor as it follows the old one, by which somebody was told ``told_us`` just now.
+
+    A correction within the errors of both lets true time wait, not go back: else the events of
+    before it would come after those that follow. Only a contradiction, or more than anybody
+    should wait for, is the truth at once.
+    """
+    behind_us = told_us - new.true_us(boot_us)
+    explained_us = old.error_of(told_us, boot_us) + new.error_at(boot_us)
+    if 0 < behind_us <= min(max(explained_us, HELD_BACK_US), LONGEST_EXCHANGE_US):
+        return replace(new, held_us=told_us)
+    return new
 
 
 @dataclass(frozen=True, slots=True)

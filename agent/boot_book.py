@@ -11,6 +11,7 @@ from agent.event import BootRow, Stamp
 
 KEPT = 100  # boots: a machine that is switched off every night, for three months
 BETTER = 2  # times: an anchor that improves by less is not worth a write
+MOVED_US = 500_000  # a correction of less is made again in no time
 
 
 class BootBook:
@@ -109,4 +110,6 @@ def _worth_a_write(stored: Boot | None, boot: Boot) -> bool:
         stored.latest.source != boot.latest.source
         or boot.latest.error_us * BETTER <= stored.latest.error_us
         or boot.latest.contradicts(stored.latest)
+        # Taken up after a restart, the older one would turn true time back.
+        or abs(boot.latest.offset_us - stored.latest.offset_us) > MOVED_US
     )

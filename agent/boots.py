@@ -10,10 +10,18 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.anchor import DRIFT, EARLIEST_US, UNKNOWN_US, Anchor, Moment, Showing, placed
+from agent.anchor import (
+    DRIFT,
+    EARLIEST_US,
+    SAID_ERROR_US,
+    UNKNOWN_US,
+    Anchor,
+    Moment,
+    Showing,
+    placed,
+)
 from agent.event import BootRow, Stamp
 
-SAID_ERROR_US = 2_000_000  # of a trusted stamp of which nothing else is known: a Date's
 KEEPS_TIME_US = 60_000_000  # a clock that is right to this after a power cut has a battery
 
 
@@ -60,12 +68,10 @@ class Boot:
     def anchored(self, anchor: Anchor) -> "Boot":
         """The clock is trusted, or is so by a newer anchor.
 
-        One that is much better speaks for the time before it too, and one that contradicts is
+        One that is much better may speak for the time before it too, and one that contradicts is
         the truth.
         """
-        first = self.first
-        if first is None or _much_better(anchor, first) or anchor.contradicts(first):
-            first = anchor
+        first = anchor if _takes_over(anchor, self.first, self.latest) else self.first
         return replace(self, first=first, latest=anchor)
 
     def alive(self, boot_us: int) -> "Boot":
@@ -75,16 +81,15 @@ class Boot:
     def true(self, stamp: Stamp) -> Moment | None:
         """When one of its stamps was made, by its own anchors; None without any.
 
-        In the order of ``boot_us`` the times only go back where the trusted clock itself did.
+        In the order of ``boot_us`` the times only go back where the trusted clock itself did,
+        and what has left is not overtaken by what is left.
         """
         first, latest = self.first, self.latest
         if first is None or latest is None:
             return None
-        if not stamp.trusted or stamp.boot_us < first.from_us:
-            us = stamp.boot_us + first.offset_us
-            return Moment(us, first.error_at(stamp.boot_us))
-        errors = (anchor.error_of(stamp.wall_us, stamp.boot_us) for anchor in (first, latest))
-        return Moment(stamp.wall_us, min(errors))
+        itself = stamp.trusted and stamp.boot_us >= first.from_us
+        us = stamp.wall_us if itself else stamp.boot_us + first.offset_us
+        return Moment(us, min(anchor.error_of(us, stamp.boot_us) for anchor in (first, latest)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +206,18 @@ class Boots:
         return low, start, bool(boot.showings) and _right(boot.showings[0], start)
 
 
-def _much_better(anchor: Anchor, first: Anchor) -> bool:
+def _takes_over(anchor: Anchor, first: Anchor | None, latest: Anchor | None) -> bool:
     """Whether an anchor is worth that stamps repaired by the first one get another time.
 
-    Each answer to a backlog has a Date. If each moved what is left of it by half a second, a
-    client's times would go back between two requests.
+    Part of a backlog may have left by the first one: moved back, what is left of it would come
+    before that. Nothing leaves by a Date that is worse than it should be before a second one was
+    asked for. NTP may move all forward, if it all went by one and the same anchor.
     """
-    worth_it = anchor.source == "ntp" or first.error_us > SAID_ERROR_US
-    return worth_it and anchor.error_at(first.from_us) < first.error_us
+    if first is None or latest is None or anchor.contradicts(first):
+        return True
+    nothing_left = first.error_us > SAID_ERROR_US
+    forward = anchor.source == "ntp" and anchor.offset_us >= first.offset_us == latest.offset_us
+    return (nothing_left or forward) and anchor.error_at(first.from_us) < first.error_us
 
 
 def _anchor(state: Any) -> Anchor | None:

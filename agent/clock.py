@@ -10,11 +10,13 @@ from typing import Literal
 
 from agent.anchor import (
     EARLIEST_US,
+    LONGEST_EXCHANGE_US,
     STEP_US,
     UNKNOWN_US,
     Anchor,
     Moment,
     Showing,
+    following,
     narrowed,
     placed,
     shown,
@@ -28,10 +30,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)  # loaded once: an untrusted clock asks
 SECOND = 1_000_000
 NTP_ERROR_US = 50_000  # what NTP keeps over a bad line; on a good one it is a few ms
 DATE_ERROR_US = 500_000  # a Date names a second: the middle of it is at most this far off
-LONGEST_EXCHANGE_US = 10 * SECOND  # a Date that took longer says too little
-HELD_BACK_US = SECOND  # a correction by less does not let time go back, it lets it wait
 STEADY_READ_US = 1_000  # both clocks are read within this, unless the machine is that busy
 READS = 5
+STAMPS_WHILE_HELD = 1000  # each a microsecond later, by a process that has ended since
 
 
 def boot_us() -> int:
@@ -81,7 +82,7 @@ class Clock:
         self._by_ntp = False  # what the kernel said last
         self._asked_us = 0
         self._last_boot_us = -1  # of the newest stamp
-        self._last_true_us = 0  # the newest true time that anybody was told
+        self._told_us = 0  # the true time of the newest stamp
         self.note_offset()
 
     @property
@@ -131,7 +132,7 @@ class Clock:
             wall, boot = self._look()
             if self._anchor is None:
                 return Moment(wall, UNKNOWN_US)
-            us = self._true_us(self._anchor, boot)
+            us = self._anchor.true_us(boot)
             return Moment(us, self._anchor.error_of(us, boot))
 
     def note_offset(self) -> None:
@@ -164,28 +165,29 @@ class Clock:
                 self._trust(narrowed(old, said, floor_us=DATE_ERROR_US) if old else said, boot)
 
     def adopt(self, anchor: Anchor | None, showings: Sequence[Showing] = ()) -> None:
-        """Take over what an earlier process knew in this boot."""
+        """Take over what an earlier process knew in this boot; its true time does not go back."""
         with self._lock:
             for own in self._showings:
                 showings = shown(showings, offset_us=own.offset_us, boot_us=own.from_us)
             self._showings = tuple(showings)
             _, boot = self._look()
-            if anchor is not None and self._anchor is None:
-                self._trust(anchor, boot)
+            if anchor is not None:
+                known, self._anchor = self._anchor, anchor
+                self._told_us = max(self._told_us, anchor.held_us + STAMPS_WHILE_HELD)
+                self._trust(known or anchor, boot)
 
     def stamp(self) -> Stamp:
         """The time now. Later stamps have a later ``boot_us``, and once trusted a later time.
 
-        Only a correction by more than a second lets trusted time go back.
+        Only what contradicts the time so far lets trusted time go back.
         """
         with self._lock:
             wall, boot = self._look()
             self._last_boot_us = max(boot, self._last_boot_us + 1)
             if self._anchor is None:
                 return Stamp(wall, self._last_boot_us, self.boot_id, trusted=False)
-            true_us = self._true_us(self._anchor, self._last_boot_us)
-            self._last_true_us = true_us + (true_us == self._last_true_us)
-            return Stamp(self._last_true_us, self._last_boot_us, self.boot_id, trusted=True)
+            self._told_us = max(self._anchor.true_us(self._last_boot_us), self._told_us + 1)
+            return Stamp(self._told_us, self._last_boot_us, self.boot_id, trusted=True)
 
     def stamp_of(self, wall_us: int) -> Stamp:
         """The time that the wall clock showed at an earlier moment, such as a file's.
@@ -203,7 +205,7 @@ class Clock:
             then = moments[0]
             if self._anchor is None:
                 return Stamp(wall_us, then, self.boot_id, trusted=False)
-            return Stamp(then + self._anchor.offset_us, then, self.boot_id, trusted=True)
+            return Stamp(self._anchor.true_us(then), then, self.boot_id, trusted=True)
 
     def age_s(self, stamp: Stamp) -> float:
         """Seconds since the stamp; of another boot only the time can tell, at least 0."""
@@ -257,11 +259,10 @@ class Clock:
 
     def _trust(self, anchor: Anchor, boot: int) -> None:
         """True time goes on from where it was, even if the new anchor is a little behind."""
-        if self._anchor is not None:
-            self._last_true_us = self._true_us(self._anchor, boot)
+        old = self._anchor
+        if old is not None:
+            told_us = max(old.true_us(boot), self._told_us)
+            anchor = following(old, anchor, told_us=told_us, boot_us=boot)
+            if anchor.true_us(boot) < told_us:
+                self._told_us = 0
         self._anchor = anchor
-
-    def _true_us(self, anchor: Anchor, boot: int) -> int:
-        true_us = boot + anchor.offset_us
-        behind_us = self._last_true_us - true_us
-        return self._last_true_us if 0 < behind_us <= HELD_BACK_US else true_us

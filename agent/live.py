@@ -24,6 +24,7 @@ BEHAVIOURS = ("validation_behavior", "validationBehavior")  # proto JSON reads b
 ENFORCE = {BEHAVIOURS[0]: "ENFORCE_RECOMMENDATIONS"}
 TEXT_MAX = 1000  # characters of a text that somebody else wrote
 HIDDEN = "[hidden]"
+SECRET_MIN = 6  # characters: a shorter one is no secret, and hiding it would tear words apart
 _INDEXES = re.compile(r"\[[^\]]*\]")
 _EVENT = re.compile(r"\bindex: \[([0-9]+)\]|^events\[([0-9]+)\]")
 
@@ -133,9 +134,10 @@ def ask(client: urequests.Client, stream: Stream, body: bytes) -> tuple[Finding,
     if stream.secret is None:
         raise CannotAsk(stream.lacks)
     secret = stream.secret.reveal()
-    return tuple(
-        Finding.of(_without(secret, message)) for message in _answered(client, stream, secret, body)
-    )
+    messages = _answered(client, stream, secret, body)
+    if len(secret) >= SECRET_MIN:
+        messages = [_without(secret, message) for message in messages]
+    return tuple(map(Finding.of, messages))
 
 
 def _answered(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from agent.config import Config, ConfigError, HttpSettings
 from agent.control import ControlError, ControlSocket
 from agent.delivery.shipper import Shipper
 from agent.event import Json, Stream
-from agent.ga4.departure import happened
 from agent.intake.door import Accepted, Door, Full, Refused
 from agent.intake.identity import reset
 from agent.intake.message import Message
@@ -23,7 +23,7 @@ from agent.progress import stuck
 from agent.queue.failures import StorageError
 from agent.recent import Recent
 from agent.secret import Secret
-from agent.status import Observation, Status, status_of
+from agent.status import Observation, Status, oldest_us, status_of
 from agent.wiring import Ground
 from agent.worker import Worker
 
@@ -211,8 +211,10 @@ class Service:
 
     def _oldest_us(self) -> int | None:
         with self._ground.stepwise.step() as touch:
-            oldest = self._ground.queue.oldest(on_pick=lambda row_id: touch(f"row:{row_id}"))
-        return None if oldest is None else happened(oldest, self._ground.boots.when).us
+            waiting = self._ground.queue.oldest_candidates(
+                on_pick=lambda row_id: touch(f"row:{row_id}")
+            )
+        return oldest_us(waiting, self._ground.boots.when)
 
     def _source_problems(self, parts: Parts) -> dict[str, str | None]:
         return crew.problems((*self._http, *parts.taking), parts.sources)
@@ -291,6 +293,7 @@ class Service:
                 self._parts.config, self._ground.clock, stream, body
             ),
             on_bug=self._on_bug,
+            on_turned_away=partial(self._recent.turned_away, "http"),
         )
         return self._worker("http", source.run, SOURCE_PATIENCE, after=self._http)
 

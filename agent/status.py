@@ -1,16 +1,19 @@
 """What people and programs are told: one frozen Status, and its JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from agent import __version__
+from agent.anchor import Moment
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
+from agent.event import Stamp
 from agent.ga4.departure import LATE_US
 from agent.queue.days import Near
 from agent.queue.ledger import Books
+from agent.queue.order import Dated
 
 EXPIRES_AFTER_US = LATE_US  # then it is late: see [stream.NAME] late
 DRAINING = 100  # events: more than what a busy kiosk has waiting anyway
@@ -32,12 +35,17 @@ RIGHT_US = 60_000_000  # a wall clock that is off by less is no reason for a cer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the parts say at one moment; ``storage`` is a state word, empty when all is well."""
+    """What the parts say at one moment; ``storage`` is a state word, empty when all is well.
+
+    Times are microseconds since 1970. ``oldest_us``: when the oldest event that waits happened.
+    ``taken_until_us``: from then on events may not have been taken; None: all were until now.
+    """
 
     books: Books
     used_bytes: int
     max_bytes: int | None
-    oldest_us: int | None  # when it happened, microseconds since 1970
+    oldest_us: int | None
+    taken_until_us: int | None = None
     running: bool = True
     storage: str = ""
     paused: bool = False
@@ -87,18 +95,34 @@ def status_of(seen: Observation, clock: Clock) -> Status:
     return Status(state, reason, document)
 
 
+def oldest_us(waiting: Iterable[Dated], when: Callable[[Stamp], Moment]) -> int | None:
+    """When the oldest of them happened, microseconds since 1970; None if none waits.
+
+    A publisher's time in the future makes no event younger than it was when it was taken: what
+    came after it may be as old as that.
+    """
+    taken = ((when(each.stamp).us, each.time_us) for each in waiting)
+    return min((us if said is None else min(us, said) for us, said in taken), default=None)
+
+
 def _queue(seen: Observation, clock: Clock) -> dict[str, Any]:
     now_us = clock.now_us()
     age_us = None if seen.oldest_us is None else max(0, now_us - seen.oldest_us)
-    until_us = now_us if seen.oldest_us is None else seen.oldest_us
+    limits_us = (now_us, seen.oldest_us, seen.taken_until_us)
+    until_us = min(us for us in limits_us if us is not None)
     return {
         "events": seen.books.queued,
         "bytes": seen.used_bytes,
         "max_bytes": seen.max_bytes,
         "oldest_age_s": None if age_us is None else age_us / 1e6,
         "oldest_expires_in_s": None if age_us is None else (EXPIRES_AFTER_US - age_us) / 1e6,
-        "complete_until": datetime.fromtimestamp(until_us / 1e6, UTC).isoformat(timespec="seconds"),
+        "complete_until": _text(until_us),
     }
+
+
+def _text(time_us: int) -> str:
+    # A publisher may have said any time. Before 1970 none of them was measured.
+    return datetime.fromtimestamp(max(0, time_us) / 1e6, UTC).isoformat(timespec="seconds")
 
 
 def _warning(near: Near) -> str:

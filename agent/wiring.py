@@ -5,7 +5,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
 from agent.intake.sorting import Sorted, Sorter
 from agent.intake.source import Source
+from agent.intake.spacing import Spacing
 from agent.intake.spool import SOURCE as SPOOL
 from agent.intake.spool import SpoolSource
 from agent.queue.entries import SourceState
@@ -69,6 +70,7 @@ class Ground:
     boots: BootBook
     identity: Identity
     window: Window
+    spacing: Spacing = field(default_factory=Spacing)
     environ: Mapping[str, str]
     condemned: Condemned
 
@@ -184,7 +186,7 @@ def door(
         queue=ground.queue,
         clock=ground.clock,
         sorter=_sorter(config, made, whose, ground.clock),
-        reception=Reception(window=ground.window, sessions=used),
+        reception=Reception(window=ground.window, sessions=used, spacing=ground.spacing),
         stepwise=ground.stepwise,
         condemned=ground.condemned,
         on_taken=on_taken,
@@ -450,6 +452,7 @@ def http(
     status: Callable[[], Mapping[str, Any]],
     debug: Callable[[str | None, bytes], Mapping[str, Any]],
     on_bug: Callable[[BaseException], None],
+    on_turned_away: Callable[[str, str], None],
 ) -> HttpSource:
     """The HTTP source."""
     guard = Guard(
@@ -465,6 +468,7 @@ def http(
         status=status,
         debug=debug,
         on_bug=on_bug,
+        on_turned_away=on_turned_away,
         local=settings.address is None or is_loopback(settings.address[0]),
     )
     return HttpSource(

@@ -21,8 +21,9 @@ from agent import jsontext
 from agent.anchor import Moment
 from agent.clock import Clock
 from agent.event import Event, InvalidEvent, RawMessage, Stamp, Stream
-from agent.ga4.departure import Departing, Terms, departures
+from agent.ga4.departure import LATE_US, Departing, Terms, departures
 from agent.ga4.request import BODY_LIMIT, EVENTS_MAX, Request, build, fitting
+from agent.ga4.rules.limits import PARAMS_MAX
 from agent.ga4.validate import validate
 from agent.ga4.violation import Code, Rule, Violation
 from agent.intake.attribution import Attribution, Device
@@ -247,9 +248,12 @@ def check_row(item: Event | RawMessage, each: Payload) -> None:
 
 
 def check_unchanged(each: Payload, part: Sorted) -> None:
-    """All of a valid message is stored as it was said, beside what the agent adds."""
+    """All of a valid message is stored as it was said, beside what the agent adds.
+
+    Of 25 params one may go: for the traffic type, which keeps a test out of reports.
+    """
     kinds = {name for name in part.counts if name.startswith("repaired.")}
-    assert kinds <= {"repaired.agent_param_dropped"}, kinds
+    assert kinds <= {"repaired.agent_param_dropped", "repaired.param_dropped"}, kinds
     assert not part.rejected, [str(error) for error in part.rejected]
     said = events(each.said)
     assert len(part.stored) == len(said)
@@ -269,7 +273,10 @@ def check_same(said: Mapping[str, Any], item: Event | RawMessage) -> None:
     assert isinstance(item, Event)
     assert item.name == said["name"]
     params, own = dict(item.params), said.get("params", {})
-    assert jsontext.canonical({name: params.pop(name) for name in own}) == jsontext.canonical(own)
+    gone = own.keys() - params.keys()
+    assert len(gone) <= (len(own) == PARAMS_MAX and "traffic_type" in params)
+    kept = {name: value for name, value in own.items() if name not in gone}
+    assert jsontext.canonical({name: params.pop(name) for name in kept}) == jsontext.canonical(kept)
     assert params.keys() <= ADDED
     if "timestamp_micros" in said:
         time_us = item.stamp.wall_us if item.time_us is None else item.time_us
@@ -336,7 +343,12 @@ def check_request(batch: Sequence[Departing], request: Request, name: str, agent
         assert (said["name"], said["timestamp_micros"]) == (each.event.name, each.time_us)
         assert said.get("params", {}) == each.params
         assert "debug_mode" not in each.params
-    judge = agent.judges[name]
+    judge, stream = agent.judges[name], agent.streams[name]
+    for each in batch:
+        late = agent.clock.now_us() - each.happened_us > LATE_US
+        assert "late_h" in each.params or not late
+        tests = judge.mode != "repair" or stream.traffic_type is None
+        assert tests or each.params["traffic_type"] == stream.traffic_type
     if judge.mode == "off":
         return
     found = validate(

@@ -102,6 +102,7 @@ def test_every_kind_of_repair_and_every_code_was_met(counts):
     assert unmet <= {Kind.TIME_MOVED}  # parse has moved it already
     assert counts["repaired.pii_suspected"]
     assert counts["repaired.debug_mode"]
+    assert counts["noted.traffic_type_left_out"]
     assert all(counts[f"code {code}"] for code in CODES)
 
 
@@ -122,7 +123,7 @@ def test_10_mb_texts_are_taken_apart_and_leave_nothing_behind():
     found = report(started(SEED, "large", LARGE))
     counts = Counter(found["counts"])
     assert counts["repair hostile refused"] > 10
-    assert counts["repaired.text_cut"] >= 3
+    assert not counts["repaired.text_cut"]  # over 130,000 bytes an event is refused as it came
     assert found["slowest_s"] < 20
     assert found["peak_kb"] < 300_000
     # Of 90 payloads not one is kept; Python's own arenas come and go.

@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.anchor import EARLIEST_US, UNKNOWN_US, Anchor, Moment, Showing
+from agent.anchor import EARLIEST_US, LONGEST_EXCHANGE_US, UNKNOWN_US, Anchor, Moment, Showing
 from agent.boot_book import BootBook
 from agent.boots import KEEPS_TIME_US, SAID_ERROR_US, Boot, Boots
 from agent.clock import NTP_ERROR_US, Clock
@@ -93,10 +93,13 @@ class Machine:
         self.behind, self.ntp = 0, True
         self.book.observe()
 
-    def answer(self, took=SECOND):
+    def answer(self, took=SECOND, made=None):
+        """An exchange whose Date is made so long after the request left: at its end."""
         sent = self.boot
-        self.wait(took)
+        made = took if made is None else made
+        self.wait(made)
         middle = self.true // SECOND * SECOND + SECOND // 2
+        self.wait(took - made)
         self.clock.confirm(
             server_us=middle, error_us=SECOND // 2, sent_boot_us=sent, received_boot_us=self.boot
         )
@@ -141,13 +144,39 @@ def test_a_trusted_stamp_is_what_it_says():
 
 
 def test_what_a_date_said_is_corrected_when_ntp_knows_better():
+    """A server that made its Date at once, an answer that was long under way: it is behind."""
     machine = Machine()
-    machine.answer(took=3 * SECOND)
+    machine.answer(took=3 * SECOND, made=0)
     dated = machine.stamp()
     true = machine.true
+    assert dated.wall_us < true
     machine.wait(MINUTE)
     machine.set_by_ntp()
     assert off_by(machine, true, dated) == 0
+
+
+@pytest.mark.parametrize("took", [2 * SECOND, 3 * SECOND])
+def test_what_may_have_left_by_a_date_is_not_overtaken_when_ntp_knows_better(took):
+    """The Date was ahead: what happened a moment later must not come before what has left."""
+    machine = Machine()
+    early, late = machine.stamp(), machine.stamp()
+    machine.answer(took=took)
+    left = machine.book.when(early)
+    assert left.us > machine.true - took
+    machine.wait(SECOND // 10)
+    machine.set_by_ntp()
+    assert machine.book.when(late).us > left.us
+    assert off_by(machine, TRUE, late) <= machine.book.when(late).error_us <= 2.2 * SECOND
+
+
+def test_a_date_by_which_nothing_has_left_is_corrected_either_way():
+    """It was worse than 2 s: before anything leaves, a second one is asked for."""
+    machine = Machine()
+    early = machine.stamp()
+    machine.answer(took=6 * SECOND)
+    assert off_by(machine, TRUE, early) > 2 * SECOND
+    machine.answer(took=SECOND)
+    assert off_by(machine, TRUE, early) <= machine.book.when(early).error_us <= 2 * SECOND
 
 
 def test_what_was_said_long_before_ntp_came_stays_said():
@@ -450,7 +479,7 @@ WALLS = st.one_of(st.just(("1970", 0)), st.tuples(st.just("off"), st.integers(-2
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), st.integers(1, 3 * HOUR)),
-        st.tuples(st.just("date"), st.integers(0, 3 * SECOND)),
+        st.tuples(st.just("date"), st.integers(0, LONGEST_EXCHANGE_US)),
         st.tuples(st.just("alive"), st.just(0)),
         st.tuples(st.sampled_from(["stamp", "ntp", "lost", "restart"]), st.just(0)),
         st.tuples(st.just("set"), st.integers(-DAY, DAY)),
@@ -505,6 +534,11 @@ def test_the_truth_is_within_the_error_in_every_history(history, drift, trusted)
 
 
 @given(history=HISTORIES, drift=st.floats(-5e-5, 5e-5))
+@example(history=[(("1970", 0), [("date", 2_000_001), ("date", 0)], 0)], drift=0)
+@example(
+    history=[(("1970", 0), [("date", 4_000_001), ("date", 0), ("wait", 1), ("restart", 0)], 0)],
+    drift=0,
+)
 @settings(max_examples=200, deadline=None)
 def test_within_a_boot_the_order_of_events_is_the_order_of_their_times(history, drift):
     machine = lived(history, drift)
@@ -512,6 +546,39 @@ def test_within_a_boot_the_order_of_events_is_the_order_of_their_times(history, 
     for (_, before), (_, after) in pairwise(machine.told):
         if before.boot_id == after.boot_id:
             assert machine.book.when(before).us <= machine.book.when(after).us
+
+
+LEARNING = st.lists(
+    st.one_of(
+        st.tuples(st.just("date"), st.integers(0, 2 * SECOND)),
+        st.tuples(st.sampled_from(["ntp", "lost", "alive"]), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(1, HOUR)),
+    ),
+    max_size=12,
+)
+
+
+@given(steps=LEARNING, drift=st.floats(-5e-5, 5e-5))
+@example(
+    steps=[("wait", 1_552_020_490), ("date", 951_020), ("date", 0), ("date", 18_490), ("ntp", 0)],
+    drift=0.0,
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_left_never_comes_before_what_has_left(steps, drift):
+    """Whatever is learnt in between: one stamp of two leaves at once, the later one after all."""
+    machine, left = Machine(drift=drift), []
+    for step, us in steps:
+        machine.stamp()
+        machine.wait(SECOND // 1000)
+        take(machine, step, us)
+        machine.wait(SECOND // 1000)
+        machine.stamp()
+        machine.wait(SECOND // 1000)
+        if machine.clock.trusted:
+            found = [machine.book.when(stamp).us for _, stamp in machine.told]
+            left = [max(then, now) for then, now in zip_longest(left, found, fillvalue=0)]
+    for (_, stamp), us in zip(machine.told[1:], left, strict=False):
+        assert machine.book.when(stamp).us >= us
 
 
 @given(

@@ -439,6 +439,59 @@ def test_many_threads_never_get_the_same_stamp():
     assert len({s.boot_us for s in stamps}) == len({s.wall_us for s in stamps}) == 2000
 
 
+DATES = st.lists(
+    st.tuples(
+        st.integers(0, HOUR),
+        st.integers(0, LONGEST_EXCHANGE_US // 2),
+        st.integers(0, LONGEST_EXCHANGE_US // 2),
+    )
+)
+
+
+@given(dates=DATES, begins=st.integers(0, SECOND), ntp=st.booleans())
+def test_a_correction_within_the_claimed_errors_never_lets_the_time_go_back(dates, begins, ntp):
+    """The first exchange holds the set-up of a connection, the next ones do not."""
+    device = Device(drift=5e-5)
+    device.wait(begins)
+    stamps, nows = [], []
+    for pause, out, back in dates:
+        device.answer(out=out, back=back)
+        stamps.append(device.clock.stamp())
+        nows.append(device.clock.now_us())
+        device.wait(pause)
+    if ntp:
+        device.set_by_ntp()
+        stamps.append(device.clock.stamp())
+    assert all(a.wall_us < b.wall_us for a, b in pairwise(stamps))
+    assert nows == sorted(nows)
+
+
+def test_a_second_answer_over_the_open_connection_does_not_turn_the_time_back():
+    device = Device()
+    device.answer(out=6 * SECOND)
+    first = device.clock.stamp()
+    assert first.wall_us - device.true > 2 * SECOND
+    device.answer(back=60_000)
+    second = device.clock.stamp()
+    assert second.wall_us > first.wall_us
+    assert abs(second.wall_us - device.true) <= device.clock.error_us
+    device.wait(4 * SECOND)
+    assert abs(device.clock.stamp().wall_us - device.true) <= device.clock.error_us < SECOND
+
+
+def test_a_restarted_process_does_not_turn_the_time_back_either():
+    device = Device()
+    device.answer(out=6 * SECOND)
+    device.answer()
+    told = device.clock.stamp()
+    device.ntp, device.behind = True, 0
+    for knows_itself in (True, False):
+        device.ntp = knows_itself
+        second = device.process()
+        second.adopt(device.clock.anchor)
+        assert second.stamp().wall_us >= told.wall_us
+
+
 @given(steps=st.lists(st.tuples(st.integers(0, 2 * SECOND), st.integers(-SECOND, SECOND))))
 def test_a_correction_by_a_second_or_less_never_lets_the_time_go_back(steps):
     device = Device(behind=0)

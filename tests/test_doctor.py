@@ -165,7 +165,7 @@ PAGE = Response(status=200, empty=False, content_type="text/html", date=GOOD.dat
     ("answer", "verdict", "said"),
     [
         (GOOD, "ok", "https://ga4.example answers over verified TLS (200) in 0.0 s"),
-        (Response(status=404, empty=True), "ok", "(404)"),
+        (Response(status=405, empty=True), "ok", "(405)"),
         (NO_NAME, "trouble", "offline: cannot find the address - check its DNS"),
         (PAGE, "trouble", "login_page: found a web page (200), expected 204 - log this device in"),
         (Response(status=302, empty=True), "trouble", "login_page: found a redirect"),
@@ -180,6 +180,27 @@ def test_an_endpoint_answers_or_it_is_said_what_stands_in_between(answer, verdic
     found = endpoint.examine(replace(PROBE, answer=answer))
     assert (found.verdict, said in f"{found.found} - {found.cure}") == (verdict, True)
     assert found.subject == "endpoint main, till"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_ga4_would_not_answer_is_trouble_until_events_were_delivered_there(status):
+    """An own server container may know no debug path, and take events all the same."""
+    probe = replace(PROBE, answer=Response(status=status, empty=True))
+    found = endpoint.examine(probe)
+    assert found.verdict == "trouble"
+    assert found.found == f"https://ga4.example answers {status}, which GA4 would not"
+    assert found.cure.startswith("check [stream.main] and [stream.till] endpoint; of an own server")
+    assert endpoint.examine(replace(probe, delivers=True)).verdict == "ok"
+    google = replace(STREAM, endpoint="https://region1.google-analytics.com")
+    found = endpoint.examine(replace(probe, stream=google, names=("main",), delivers=True))
+    assert (found.verdict, found.cure) == ("trouble", "check [stream.main] endpoint")
+
+
+def test_an_endpoint_that_refuses_the_daemon_s_events_is_trouble_whatever_it_answers_here():
+    found = endpoint.examine(replace(PROBE, refused="found 404, expected 204; check endpoint"))
+    assert found.verdict == "trouble"
+    assert found.found.endswith("does not take the daemon's events: found 404, expected 204")
+    assert found.cure == "check [stream.main] and [stream.till] endpoint"
 
 
 def test_the_clocks_are_compared_in_the_middle_of_the_exchange():

@@ -20,6 +20,7 @@ FREE = {
     "rights",
     "topic",
     "hardware",
+    "crash_point",
 }
 
 # For each part: the parts it may import, beside itself.
@@ -37,7 +38,7 @@ ALLOWED = {
     "ownership": set(),
     "config": {"units", "secret", "template", "topic", "converters", "ga4"},
     "ga4": {"event", "jsontext", "anchor"},
-    "queue": {"event", "jsontext"},
+    "queue": {"event", "jsontext", "crash_point"},
     "intake": {
         "event", "clock", "jsontext", "secret", "ga4", "queue", "stepwise", "progress",
         "atomic_file", "units", "template", "topic", "hardware", "converters",
@@ -49,7 +50,7 @@ ALLOWED = {
     "recent": {"intake"},
     "worker": {"progress", "intake"},
     "crew": {"delivery", "intake", "worker"},
-    "status": {"clock", "delivery", "event", "ga4", "queue", ""},
+    "status": {"anchor", "clock", "delivery", "event", "ga4", "queue", ""},
     "doctor": {"anchor", "event", "ga4", "queue", "status", "units"},
     "boot_config": {"atomic_file", "config"},
     "upkeep": {"control", "event", "ownership", "queue", "rights"},

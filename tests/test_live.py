@@ -21,18 +21,18 @@ SECRET = "s3cr3t/of the=stream"
 BODY = b'{"client_id":"1.2","events":[{"name":"tap"}]}'
 
 
-def stream(endpoint, **ids):
+def stream(endpoint, secret=SECRET, **ids):
     return Stream(
         name="main",
         endpoint=endpoint,
-        secret=Secret(SECRET),
+        secret=Secret(secret),
         **ids or {"measurement_id": "G-ABCDE12345"},
     )
 
 
-def asked(endpoint, body=BODY, **ids):
+def asked(endpoint, body=BODY, **more):
     with Client(deadline=5.0) as client:
-        return ask(client, stream(endpoint, **ids), body)
+        return ask(client, stream(endpoint, **more), body)
 
 
 @contextlib.contextmanager
@@ -196,6 +196,14 @@ def test_an_answer_that_repeats_the_secret_does_not_get_it_through():
     told = {"description": f"bad {SECRET}", "fieldPath": {SECRET: "s3cr3t%2Fof+the%3Dstream"}}
     with answering(200, json.dumps({"validationMessages": [told, SECRET]}).encode()) as (url, _):
         assert "s3cr3t" not in repr(asked(url))
+
+
+@pytest.mark.parametrize(("secret", "shown"), [("x", "an expected text"), ("expect", "[hidden]")])
+def test_what_is_too_short_for_a_secret_tears_no_words_apart(secret, shown):
+    """Somebody tries things out with "x": GA4's words are more than its letters."""
+    told = {"validationMessages": [{"description": "an expected text"}]}
+    with answering(200, json.dumps(told).encode()) as (url, _):
+        assert shown in asked(url, secret=secret)[0].description
 
 
 def test_an_endless_text_is_cut():

@@ -19,6 +19,7 @@ import pytest
 from agent.cli.main import COMMANDS
 from agent.ga4.departure import AGES_US
 from agent.ga4.repair.kind import Kind
+from agent.intake.judging import TRAFFIC_LEFT_OUT
 from tests.waiting import PATIENCE, free_port, until
 
 ROOT = Path(__file__).parents[1]
@@ -209,8 +210,8 @@ def test_the_manual_explains_every_kind_of_repair():
 
 
 def test_the_manual_explains_everything_that_is_noted():
-    aged = {f"left_after_{age}" for age in AGES_US}
-    assert first_words("Noted") == reasons(r'"noted\.(\w+)"') | aged
+    others = {f"left_after_{age}" for age in AGES_US} | {TRAFFIC_LEFT_OUT}
+    assert first_words("Noted") == reasons(r'"noted\.(\w+)"') | others
 
 
 def test_the_manual_names_only_commands_that_there_are():

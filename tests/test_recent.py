@@ -6,9 +6,11 @@ import threading
 import pytest
 
 from agent.event import Stamp, Stream
+from agent.intake.mapping import Rule
 from agent.intake.message import Message
-from agent.intake.sorting import Sorted
+from agent.intake.sorting import Ready, Sorted
 from agent.recent import KEEP, WATCHED_S, Recent
+from agent.topic import TopicFilter
 from tests.sorters import sorter
 
 STAMP = Stamp(wall_us=1_800_000_000_000_000, boot_us=1_000_000, boot_id="boot", trusted=True)
@@ -94,6 +96,8 @@ def test_an_event_is_shown_as_an_export_would_write_it(recent):
             "rejected": [],
             "counts": {},
             "duplicates": 0,
+            "duplicate_events": [],
+            "turned_away": None,
         }
     ]
 
@@ -115,6 +119,77 @@ def test_what_is_refused_is_shown_with_the_reason(recent):
     assert error["fieldPath"] == "[1]"
     assert "unknown key 'nam'" in error["description"]
     assert error["validationCode"] == "VALUE_INVALID"
+
+
+def test_what_a_source_turned_away_is_shown_among_the_rest_and_not_kept_for_nobody(recent):
+    recent.turned_away("http", "forbidden", "found a foreign Origin")
+    assert not recent._kept
+    number = recent.after(None).newest
+    takes(recent, event(1))
+    recent.turned_away("http", "forbidden", "found a foreign Origin")
+    look = recent.after(number)
+    assert (look.newest, look.missed) == (3, 0)
+    _, sighting = look.document["sightings"]
+    assert sighting["turned_away"] == {"reason": "forbidden", "why": "found a foreign Origin"}
+    assert (sighting["source"], sighting["items"], sighting["rejected"]) == ("http", [], [])
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        ({"name": "tap", "params": 1}, ["tap"]),
+        ([{"name": "tap", "actor": 1}], ["tap"]),
+        ({"nam": "tap"}, [None]),
+        ({"name": 7}, [None]),
+        (
+            [{"name": "a"}, {"name": "tap", "params": 1}, {"name": "vend", "actor": 1}],
+            ["tap", "vend"],
+        ),
+        ({"events": [{"name": "a"}] * 11 + [{"name": "b", "actor": 1}]}, ["b"]),
+        ({"client_id": "", "events": [{"name": "tap"}]}, [None]),
+        ({"name": "n" * 1000, "actor": 1}, ["n" * 40]),
+    ],
+)
+def test_what_is_refused_has_the_name_of_its_event_where_that_is_known(recent, payload, named):
+    number = recent.after(None).newest
+    takes(recent, payload)
+    [sighting] = recent.after(number).document["sightings"]
+    assert [each.get("event") for each in sighting["rejected"]] == named
+
+
+@pytest.mark.parametrize(
+    ("stored", "duplicates", "named"),
+    [
+        ([], 3, ["tap", "tap", "vend"]),
+        (["tap"], 2, ["tap", "vend"]),
+        (["tap", "vend"], 1, ["tap"]),
+        (["tap", "tap", "vend"], 0, []),
+        ([], 1, []),
+    ],
+)
+def test_what_was_taken_before_is_named_if_it_is_clear_which_events_that_were(
+    recent, make_event, stored, duplicates, named
+):
+    number = recent.after(None).newest
+    payload = json.dumps([{"name": name} for name in ("tap", "tap", "vend")]).encode()
+    items = tuple(Ready(event=make_event(name)) for name in stored)
+    recent.note(Message(source="http", payload=payload), Sorted(items, duplicates=duplicates))
+    [sighting] = recent.after(number).document["sightings"]
+    assert sighting["duplicate_events"] == named
+
+
+def test_what_a_mapping_reads_is_not_taken_for_an_event_s_name(recent):
+    number = recent.after(None).newest
+    topic = TopicFilter.read("oven")
+    rule = Rule.read(
+        topic, texts={"name": "bake"}, params={"heat": "{json.heat}"}, user_properties={}
+    )
+    message = Message(
+        source="mqtt", payload=b'{"name": "Oven 2"}', rule=rule, topic="oven", answerable=False
+    )
+    recent.note(message, SORTER.sort(message, STAMP))
+    [sighting] = recent.after(number).document["sightings"]
+    assert ["event" in each for each in sighting["rejected"]] == [False]
 
 
 def test_what_becomes_a_dead_letter_is_shown_with_the_reason(recent):

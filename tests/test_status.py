@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from agent.anchor import Moment
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
+from agent.event import Stamp
 from agent.queue.days import Near
 from agent.queue.ledger import Books
-from agent.status import DRAINING, EXPIRES_AFTER_US, Observation, status_of
+from agent.queue.order import Dated
+from agent.status import DRAINING, EXPIRES_AFTER_US, Observation, oldest_us, status_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOON_US = int(NOON.timestamp() * 1e6)
@@ -220,6 +223,41 @@ def test_an_event_of_the_future_has_no_age(clock):
     """A publisher elsewhere may be ahead; what is not old does not count backwards."""
     queue = status_of(replace(WELL, oldest_us=NOON_US + 5_000_000), clock).document["queue"]
     assert queue["oldest_age_s"] == 0
+    assert queue["complete_until"] == "2026-03-01T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("oldest", "taken", "until"), [(2, 3, "09"), (3, 2, "09"), (None, 2, "10")]
+)
+def test_it_is_complete_until_the_first_that_is_missing(clock, oldest, taken, until):
+    """Hours before noon: of the oldest event, and of what was not taken yet."""
+    seen = replace(
+        WELL,
+        oldest_us=None if oldest is None else NOON_US - oldest * 3_600_000_000,
+        taken_until_us=NOON_US - taken * 3_600_000_000,
+    )
+    queue = status_of(seen, clock).document["queue"]
+    assert queue["complete_until"] == f"2026-03-01T{until}:00:00+00:00"
+    assert queue["oldest_age_s"] == (None if oldest is None else oldest * 3600.0)
+
+
+def test_a_publishers_time_before_1970_can_be_told(clock):
+    queue = status_of(replace(WELL, oldest_us=-(10**18)), clock).document["queue"]
+    assert queue["complete_until"] == "1970-01-01T00:00:00+00:00"
+
+
+def test_of_all_that_waits_the_first_that_happened_is_the_oldest():
+    """A publisher's word counts if it is earlier; a later one makes nothing younger."""
+    stamp = Stamp(NOON_US, 0, "b", trusted=True)
+    times = [(0, None), (1, NOON_US - 5), (2, NOON_US + 9), (3, None)]
+    waiting = [Dated(replace(stamp, boot_us=us), time_us) for us, time_us in times]
+
+    def when(stamp):
+        return Moment(NOON_US + stamp.boot_us, 0)
+
+    assert oldest_us(waiting, when) == NOON_US - 5
+    assert oldest_us(waiting[2:], when) == NOON_US + 2
+    assert oldest_us([], when) is None
 
 
 def test_a_clock_that_the_kernel_trusts_says_so_and_how_well(clock):

@@ -45,6 +45,7 @@ def command(config: Path | None) -> None:
         _refuse([*copied, *problems])
     click.echo(f"{path} is good: {_summary(list(loaded.stream))}")
     lacks = [f"stream {each.name}: {each.lacks}" for each in streams.values() if each.lacks]
+    lacks += nobody_s_apps(loaded)
     for line in (
         *_users(loaded),
         *(f"not checked as this user: {problem}" for problem in unsure),
@@ -91,6 +92,19 @@ def _users(config: "Config") -> Iterator[str]:
         )
     if device.user_id is not None:
         yield "user_id: reports by User-ID count all events that name no user as one user's"
+
+
+def nobody_s_apps(config: "Config") -> Iterator[str]:
+    """App streams on which an event that names nobody is refused: no id can be made up for them."""
+    if config.device.app_instance_id is not None:
+        return
+    for name, stream in config.stream.items():
+        if stream.firebase_app_id is not None:
+            yield (
+                f"stream {name}: there is no app_instance_id for events that name none, so they are "
+                "refused; write the 32 hex digits that your app's SDK gives under [device], or have "
+                "each event say them"
+            )
 
 
 def unsalted_keys(config: "Config") -> tuple[list[str], list[str]]:

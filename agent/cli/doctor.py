@@ -172,7 +172,7 @@ def _delivery(place: Place, document: Mapping[str, Any] | None) -> "Iterator[Dia
     for name in place.config.stream:
         stored, streams[name] = _stored(place, name, document)
         yield secrets.examine(stored)
-    probes = _probed(streams, place)
+    probes = [_with_news(probe, document) for probe in _probed(streams, place)]
     yield clock.examine(_witnesses(probes, document))
     for probe in probes:
         yield endpoint.examine(probe)
@@ -241,7 +241,7 @@ def _mode(file: Path) -> int | None:
 
 def _served(name: str, document: Mapping[str, Any] | None) -> bool | None:
     """Whether the running daemon has a secret for the stream; None if nobody knows."""
-    for stream in document["streams"] if document else ():
+    for stream in _streams(document):
         if stream["stream"] == name:
             if stream["state"] != "unconfigured":
                 return True
@@ -264,6 +264,18 @@ def _probed(streams: "Mapping[str, Stream]", place: Place) -> "list[Probe]":
         # urllib3's own words on a clock in 1970: the line of the clock has better ones.
         warnings.filterwarnings("ignore", message="System time is way off")
         return list(pool.map(ask, shared.values()))
+
+
+def _with_news(probe: "Probe", document: Mapping[str, Any] | None) -> "Probe":
+    """The probe with what the daemon has found out by events."""
+    said = [each for each in _streams(document) if each["stream"] in probe.names]
+    unwanted = [each["reason"] for each in said if each["state"] == "misconfigured"]
+    delivers = any(each["state"] == "ok" and each["delivered_ago_s"] is not None for each in said)
+    return replace(probe, delivers=delivers, refused=unwanted[0] if unwanted else "")
+
+
+def _streams(document: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
+    return document["streams"] if document else ()
 
 
 def _asked(stream: "Stream", names: tuple[str, ...], place: Place) -> "Probe":

@@ -1,7 +1,6 @@
 """``ga4-agent ledger``: what became of the events, day by day, to compare with GA4."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ def command(config: Path | None, stream: str | None, *, as_json: bool, days: int
     Per UTC day, stream and event name, of the last 35 days on which something happened. "sent" is
     counted on the day that GA4 was told, so that it can be compared with GA4's reports and BigQuery
     tables of that day, if it ended before "complete until": the time of the oldest event that is
-    not delivered yet. The other figures are counted on the day on which the device took the event,
+    not delivered yet, and not after the last write of an agent that does not run. The other figures are counted on the day on which the device took the event,
     by its clock then; "dead" is what lies among the dead letters now. Of a day and stream, names
     beyond 500 are "(other)".
 
@@ -50,56 +49,47 @@ def command(config: Path | None, stream: str | None, *, as_json: bool, days: int
     """
     import json
 
+    from agent.cli.mending import configured
     from agent.cli.plainly import said_plainly
+    from agent.cli.rows import no_such_stream
     from agent.queue.reader import reading
 
     directory = state_of(config)
     last = days or (DAYS if as_json else SHOWN)
     with said_plainly("show the ledger", directory), reading(directory) as reader:
-        document = _document(reader, directory, last=last, stream=stream)
+        if stream and (said := no_such_stream(reader, stream, configured(config))):
+            click.echo(said, err=True)
+        until = _complete_until(config, directory)
+        document = {"complete_until": until, **_document(reader, last=last, stream=stream)}
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
         _show(document)
 
 
-def _document(
-    reader: "Reader", directory: Path, *, last: int, stream: str | None
-) -> dict[str, Any]:
+def _document(reader: "Reader", *, last: int, stream: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     books = reader.books
     traffic = ("requests", "bytes_sent", "bytes_received")
     total = {name: value for name, value in asdict(books).items() if name not in traffic}
     return {
-        "complete_until": _complete_until(reader, directory),
         "total": total | {"balanced": books.balanced},
         "days": [asdict(row) for row in reader.days(last=last, stream=stream)],
         "limits": [asdict(one) for one in reader.limits() if stream in (None, one.stream)],
     }
 
 
-def _complete_until(reader: "Reader", directory: Path) -> str:
-    """As the daemon says; if it does not run, as its file says."""
+def _complete_until(config: Path | None, directory: Path) -> str:
+    """As the daemon says; if it does not run, as its files say. Raises CannotRead."""
+    from agent.cli.status import of_file
     from agent.control import ControlError, NotRunning, ask
 
     try:
-        return str(ask(directory, "status")["queue"]["complete_until"])
+        document = ask(directory, "status")
     except (NotRunning, ControlError, OSError):
-        return _from_file(reader)
-
-
-def _from_file(reader: "Reader") -> str:
-    from datetime import UTC, datetime
-
-    from agent.boots import Boots
-    from agent.clock import Clock
-    from agent.ga4.departure import happened
-
-    now, oldest = Clock().moment(), reader.oldest
-    when = partial(Boots.of(reader.boots).when, now=now)
-    us = happened(oldest, when).us if oldest else now.us
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+        document = of_file(config, directory)
+    return str(document["queue"]["complete_until"])
 
 
 def _show(document: Mapping[str, Any]) -> None:

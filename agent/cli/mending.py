@@ -1,5 +1,6 @@
 """What the groups `queue` and `dead` do, to waiting and to dead rows."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,9 +32,23 @@ def list_rows(
     with said_plainly("list", directory), reading(directory) as reader:
         selection = replace(selection, upto=reader.newest_id)
         if as_json:
-            rows.print_json(islice(reader.rows(selection), limit))
+            found = islice(reader.rows(selection), limit)
+            any_ = rows.print_json(found, rows.happenings(reader))
         else:
-            rows.show(reader, selection, rows.SHOWN if limit is None else limit)
+            any_ = rows.show(reader, selection, rows.SHOWN if limit is None else limit)
+        if not any_ and not (as_json and selection.everything):
+            click.echo(rows.nothing(reader, selection, configured(config)), err=as_json)
+
+
+def configured(config: Path | None) -> tuple[str, ...]:
+    """The names of the streams that the daemon runs on; none if nobody can tell."""
+    from agent.boot_config import choose, config_path
+    from agent.config import ConfigError
+
+    try:
+        return tuple(choose(config_path(config), environ=os.environ).config.stream)
+    except ConfigError:
+        return ()
 
 
 def export(config: Path | None, selection: "Selection", output: Path | None) -> None:
@@ -49,7 +64,7 @@ def export(config: Path | None, selection: "Selection", output: Path | None) -> 
         chosen = reader.rows(replace(selection, upto=reader.newest_id))
         first = next(chosen, None)
         if first is None:
-            click.echo(rows.nothing(selection), err=True)
+            click.echo(rows.nothing(reader, selection, configured(config)), err=True)
             return
         done = rows.export(_counted(chain([first], chosen), "exporting", total), output)
     if output is not None:
@@ -61,15 +76,12 @@ def export(config: Path | None, selection: "Selection", output: Path | None) -> 
 
 def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
     """Drop rows for good, after asking."""
-    from agent.cli.rows import nothing
-
     noun = "dead letter" if selection.dead else "waiting event"
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("cannot ask: found no terminal; say --yes if you are sure")
     directory = state_of(config)
-    selection, number = _counting(directory, "purge", selection)
+    selection, number = _counting(config, directory, "purge", selection)
     if not number:
-        click.echo(nothing(selection))
         return
     if not yes and not _confirmed(f"Purge {counted(number, noun)}? They are lost for good."):
         sys.exit("purged nothing")
@@ -81,12 +93,9 @@ def purge(config: Path | None, selection: "Selection", *, yes: bool) -> None:
 
 def requeue(config: Path | None, selection: "Selection") -> None:
     """Let dead events wait again."""
-    from agent.cli.rows import nothing
-
     directory = state_of(config)
-    selection, number = _counting(directory, "requeue", selection)
+    selection, number = _counting(config, directory, "requeue", selection)
     if not number:
-        click.echo(nothing(selection))
         return
     done = _work(directory, "requeue", selection, number)
     click.echo(f"requeued {counted(done.done, 'event')}")
@@ -100,12 +109,17 @@ def _confirmed(question: str) -> bool:
         return click.confirm(question)
 
 
-def _counting(directory: Path, verb: str, selection: "Selection") -> tuple["Selection", int]:
-    """How many rows there are now; the selection is bound to them."""
+def _counting(
+    config: Path | None, directory: Path, verb: str, selection: "Selection"
+) -> tuple["Selection", int]:
+    """How many rows there are now; the selection is bound to them. If there are none, it is said."""
+    from agent.cli.rows import nothing
     from agent.queue.reader import reading
 
     with said_plainly(verb, directory), reading(directory) as reader:
         number = reader.count(selection)
+        if not number:
+            click.echo(nothing(reader, selection, configured(config)))
         return replace(selection, upto=reader.newest_id), number
 
 

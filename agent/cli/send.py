@@ -1,6 +1,7 @@
 """``ga4-agent send``: one event, to the daemon or into the spool folder."""
 
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,23 @@ import click
 
 from agent.cli.options import CONFIG, state_of
 from agent.cli.output import say_if_possible
+from agent.units import counted
 
 if TYPE_CHECKING:
     from agent.config import Config
 
 
+APP_INSTANCE_ID = re.compile("[0-9a-fA-F]{32}")
 SHOWN = 40  # characters of a wrong argument that a message repeats
 WHO = "run this as root, as the service's own user or as a member of its group"
+
+
+def _installation(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> str | None:
+    if value is None or APP_INSTANCE_ID.fullmatch(value):
+        return value
+    raise click.BadParameter(f"found {counted(len(value), 'character')}, expected 32 hex digits")
 
 
 @click.command("send")
@@ -27,6 +38,12 @@ WHO = "run this as root, as the service's own user or as a member of its group"
 @click.argument("params", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--stream", metavar="NAME", help="The stream to send it to. Default: the first.")
 @click.option("--client-id", metavar="ID", help="Whose event it is. Default: the device's.")
+@click.option(
+    "--app-instance-id",
+    metavar="ID",
+    callback=_installation,
+    help="The same on an app stream: 32 hex digits.",
+)
 @click.option("--user-id", metavar="ID", help="The user's id.")
 @click.option("--event-id", metavar="ID", help="Your own id of this event. Default: a random one.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]))

@@ -4,13 +4,18 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.options import CONFIG, state_of
+
+if TYPE_CHECKING:
+    from agent.event import Stamp
 
 PLAIN_WIDTH = 1000  # columns where there is no terminal to measure
 
@@ -40,7 +45,7 @@ def _status(config: Path | None, directory: Path) -> Mapping[str, Any]:
         status: Mapping[str, Any] = ask(directory, "status")
     except (NotRunning, PermissionError):
         try:
-            return {**_from_file(directory), **_spool(config, directory)}
+            return of_file(config, directory)
         except CannotRead as error:
             sys.exit(str(error))
     except (ControlError, OSError) as error:
@@ -48,29 +53,44 @@ def _status(config: Path | None, directory: Path) -> Mapping[str, Any]:
     return status
 
 
-def _from_file(directory: Path) -> Mapping[str, Any]:
+def of_file(config: Path | None, directory: Path) -> Mapping[str, Any]:
+    """What the files of a stopped daemon say. Raises CannotRead.
+
+    Nobody was there for what happened since the last write, and for what waits in the spool folder.
+    """
     from agent.boots import Boots
     from agent.clock import Clock
-    from agent.ga4.departure import happened
     from agent.queue.reader import read_snapshot
-    from agent.status import Observation, status_of
+    from agent.status import Observation, oldest_us, status_of
 
-    snapshot, clock = read_snapshot(directory), Clock()
+    snapshot, clock, spool = read_snapshot(directory), Clock(), _spool(config, directory)
     when = partial(Boots.of(snapshot.boots).when, now=clock.moment())
+    times = [when(stamp).us for stamp in (snapshot.alive, spool.oldest if spool else None) if stamp]
     seen = Observation(
         books=snapshot.books,
         used_bytes=snapshot.used_bytes,
         max_bytes=None,
-        oldest_us=happened(snapshot.oldest, when).us if snapshot.oldest else None,
+        oldest_us=oldest_us(snapshot.candidates, when),
+        taken_until_us=min(times, default=None),
         running=False,
     )
-    return status_of(seen, clock).document
+    more = {"spool": {"files": spool.files}} if spool else {}
+    return {**status_of(seen, clock).document, **more}
 
 
-def _spool(config: Path | None, directory: Path) -> Mapping[str, Any]:
-    """How many files wait in the spool folder for the daemon; nothing if nobody can tell."""
+@dataclass(frozen=True, slots=True)
+class _Spool:
+    """What waits in the spool folder: how many files, and when the oldest was written."""
+
+    files: int
+    oldest: "Stamp | None"
+
+
+def _spool(config: Path | None, directory: Path) -> _Spool | None:
+    """What waits for the daemon; None if nobody can tell."""
     from agent.boot_config import choose, config_path
     from agent.config import Config, ConfigError
+    from agent.event import Stamp
     from agent.intake.source import SourceUnavailable
     from agent.intake.spool_folder import SpoolFolder
 
@@ -78,10 +98,17 @@ def _spool(config: Path | None, directory: Path) -> Mapping[str, Any]:
         chosen = choose(config_path(config), environ=os.environ).config
     except ConfigError:
         chosen = Config(state_directory=directory)
+    folder = SpoolFolder(chosen.spool_directory)
     try:
-        return {"spool": {"files": len(SpoolFolder(chosen.spool_directory).names())}}
+        names = folder.names()
     except SourceUnavailable:
-        return {}
+        return None
+    written = []
+    for name in names:
+        with suppress(OSError):  # it may be taken, or renamed, at any moment
+            written.append((folder.path / name).lstat().st_mtime_ns // 1000)
+    oldest = Stamp(max(0, min(written)), 0, "", trusted=False) if written else None
+    return _Spool(len(names), oldest)
 
 
 def _show(document: Mapping[str, Any]) -> None:

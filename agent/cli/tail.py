@@ -121,21 +121,29 @@ def _lines(sighting: Mapping[str, Any], judge: Judge) -> Iterator["Text"]:
     items, done = sighting["items"], _done(sighting)
     alone = len(items) == 1 and "raw" not in items[0]
     for item in items:
-        yield from _item_lines(item, judge(item), sighting["source"], done if alone else "")
-    verdict = "why" if any("raw" in item for item in items) else "refused"
-    for error in sighting["rejected"]:
-        where = f"{error['fieldPath']}: " if error["fieldPath"] else ""
-        yield _line(sighting, f"{verdict}: {where}{error['description']}", "red")
+        start = _start(item, sighting)
+        yield from _item_lines(item, judge(item), start, done if alone else "")
+    yield from _untaken(sighting, "why" if any("raw" in item for item in items) else "refused")
     if done and not alone:
         yield _line(sighting, f"of these {len(items)}: {done}" if items else done, "yellow")
 
 
+def _untaken(sighting: Mapping[str, Any], verdict: str) -> Iterator["Text"]:
+    """What never came to the door, what it refused, and what it had taken before."""
+    if away := sighting["turned_away"]:
+        yield _line(sighting, f"refused ({away['reason']}): {away['why']}", "red")
+    for error in sighting["rejected"]:
+        said = (verdict, error.get("event"), error["fieldPath"], error["description"])
+        yield _line(sighting, ": ".join(filter(None, said)), "red")
+    if again := sighting["duplicate_events"]:
+        yield _line(sighting, f"duplicate: {', '.join(again)}", "yellow")
+
+
 def _item_lines(
-    item: Mapping[str, Any], messages: Messages | None, source: str, done: str
+    item: Mapping[str, Any], messages: Messages | None, start: str, done: str
 ) -> Iterator["Text"]:
     from rich.text import Text
 
-    start = f"{_time(item)}  {source:5}  "
     verdict = "ok" if messages is not None and not messages else ""
     said = "; ".join(filter(None, (verdict, done)))
     style = "bold red" if "raw" in item else ""
@@ -157,7 +165,7 @@ def _done(sighting: Mapping[str, Any]) -> str:
     for name, number in sighting["counts"].items():
         group, _, kind = name.partition(".")
         found.setdefault(group, []).append(f"{kind} {number}")
-    if sighting["duplicates"]:
+    if sighting["duplicates"] and not sighting["duplicate_events"]:
         found["taken before"] = [str(sighting["duplicates"])]
     return "; ".join(f"{group}: {', '.join(kinds)}" for group, kinds in found.items())
 
@@ -165,8 +173,7 @@ def _done(sighting: Mapping[str, Any]) -> str:
 def _line(sighting: Mapping[str, Any], text: str, style: str) -> "Text":
     from rich.text import Text
 
-    at = _clock(datetime.fromisoformat(sighting["time"]))
-    return Text(_plain(f"{at}  {sighting['source']:5}  {text}"), style)
+    return Text(_plain(f"{_seen(sighting):%H:%M:%S}  {sighting['source']:5}  {text}"), style)
 
 
 def _item(item: Mapping[str, Any]) -> str:
@@ -186,10 +193,16 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _time(item: Mapping[str, Any]) -> str:
-    """When the agent took it, by this device's clock."""
-    return _clock(datetime.fromtimestamp(item["stamp"]["wall_us"] / 1e6, UTC))
+def _start(item: Mapping[str, Any], sighting: Mapping[str, Any]) -> str:
+    """When it happened, if it says so itself; else when the agent took it. And from where.
+
+    With the day, if it came in on another one.
+    """
+    us = item.get("timestamp_micros", item["stamp"]["wall_us"])
+    at, seen = datetime.fromtimestamp(us / 1e6, UTC).astimezone(), _seen(sighting)
+    day = "" if at.date() == seen.date() else f"{at:%Y-%m-%d} "
+    return f"{day}{at:%H:%M:%S}  {sighting['source']:5}  "
 
 
-def _clock(at: datetime) -> str:
-    return at.astimezone().strftime("%H:%M:%S")
+def _seen(sighting: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(sighting["time"]).astimezone()

@@ -54,6 +54,8 @@ class Outlet:
         self._healthy = False
         self._not_before = 0.0
         self._delivered_at: float | None = None
+        self._relied = False
+        self.passed_over = 0  # by the last attempt of a bisection
         self._state: State = "ok"
         self._reason = ""
 
@@ -87,6 +89,7 @@ class Outlet:
         """
         with self._lock:
             self._delivered_at = self._monotonic()
+            self._relied = False
             if ticket != self._failures:
                 return False
             first, self._healthy = not self._healthy, True
@@ -97,11 +100,33 @@ class Outlet:
             log.info("stream %s: delivering again", self.stream.name)
         return first
 
-    def delivered_within_the_hour(self) -> bool:
-        """Whether the endpoint took an event lately, so that a refusal is the event's fault."""
+    def rely_on_last_delivery(self) -> bool:
+        """Whether the endpoint took an event within the hour, so that a refusal is the event's fault.
+
+        Good for one event after each delivery: if the next is refused too, that is no proof any
+        more of an endpoint that takes others.
+        """
         with self._lock:
-            at = self._delivered_at
-        return at is not None and self._monotonic() - at < HOUR
+            at, relied = self._delivered_at, self._relied
+            self._relied = True
+        return not relied and at is not None and self._monotonic() - at < HOUR
+
+    @property
+    def answer_would_mend(self) -> bool:
+        """Whether it is in a state that a request without events can find to have ended."""
+        with self._lock:
+            return self._state in ("offline", "login_page", "clock_blocks_tls")
+
+    def answered(self, ticket: int) -> None:
+        """Note that the endpoint answers, though nothing was delivered."""
+        with self._lock:
+            if ticket != self._failures:
+                return
+            self._not_before = 0.0
+            self._backoff.succeeded()
+            recovered = self._change("ok", "")
+        if recovered:
+            log.info("stream %s: the endpoint answers again", self.stream.name)
 
     def failed(self, outcome: Retry, ticket: int) -> None:
         """Note a failure and back off; connections that fail together count once."""

@@ -6,26 +6,27 @@ sent again, so at most (connections x 25) events can arrive twice; of a stream t
 
 Nothing leaves before the time is known: without it nobody can tell what is too late, nor keep an
 event out of the future. Until then a probe without events goes in their place, for the ``Date``
-of its answer.
+of its answer (``probes``). What becomes of refused events is decided in ``bisection``.
 """
 
 import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from agent.anchor import Moment
 from agent.bell import Bell
 from agent.clock import Clock
+from agent.delivery.bisection import Bisection, Parcel, Refused
 from agent.delivery.marks import Marks
 from agent.delivery.outlet import NEVER, Outlet, OutletReport
+from agent.delivery.probes import Probes
 from agent.delivery.transport import Exchange, Transport
 from agent.event import Event, Priority, Stamp, Stream
 from agent.ga4.departure import Departing, Terms, Withheld, departures
-from agent.ga4.outcome import Delivered, Outcome, Rejected, Retry, probed, server_time, triage
-from agent.ga4.request import EVENTS_MAX, Request, build, fitting, probe
+from agent.ga4.outcome import Delivered, Outcome, Rejected, Retry, server_time, triage
+from agent.ga4.request import EVENTS_MAX, Request, build, fitting
 from agent.progress import Progress
 from agent.queue.entries import Traffic
 from agent.queue.event_queue import EventQueue
@@ -37,22 +38,8 @@ log = logging.getLogger(__name__)
 
 IDLE = 10.0  # seconds between looks when nothing rings; also what keeps the watchdog content
 HELD_MAX = 16 * EVENTS_MAX  # events held back in one look for batches that may still fill
-WITNESSES = 50  # events asked whether the endpoint takes anything at all
 STORAGE_WAIT = 5.0  # seconds before a delivery that could not be recorded is recorded again
-NO_TIME = Retry(
-    "offline",
-    "cannot tell the time: found a clock that is not set and no usable Date in the endpoint's "
-    "answer, expected one of them; turn NTP on (timedatectl set-ntp true)",
-)
 NO_MARK = Retry("offline", "cannot send: the disk does not take the mark of what is being sent")
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """A leased event as it leaves now; ``id`` is its row."""
-
-    id: int
-    departing: Departing
 
 
 class Unrecorded:
@@ -125,6 +112,7 @@ class Shipper:
         self._lock = threading.Lock()
         self._unrecorded = Unrecorded()
         self._marks = Marks(queue=queue, record=self._record)
+        self._probes = Probes(exchange=self._ask, clock=clock, trusted=trusted)
 
     def run(self, stop: threading.Event, progress: Progress) -> None:
         """Ship until told to stop; ``stop()`` wakes it."""
@@ -203,7 +191,9 @@ class Shipper:
         if ticket is None:
             return NEVER
         try:
-            if not self._knows_the_time(outlet, ticket):
+            if not any(self._queue.ready(name) for name in outlet.queued_as):
+                return self._look_for_an_answer(outlet, ticket)
+            if not self._goes_on or not self._probes.time_is_known(outlet, ticket):
                 return outlet.wait_s() or NEVER
             parcels, wait = self._batch(outlet)
             if parcels:
@@ -212,21 +202,18 @@ class Shipper:
         finally:
             outlet.leave()
 
-    # -- what time it is ------------------------------------------------------------------------
+    def _look_for_an_answer(self, outlet: Outlet, ticket: int) -> float:
+        """Nothing waits: ask whether the trouble has passed, or a quiet device would look broken."""
+        if outlet.answer_would_mend and self._goes_on and self._probes.answers(outlet, ticket):
+            outlet.answered(ticket)
+        return outlet.wait_s() or NEVER
 
-    def _knows_the_time(self, outlet: Outlet, ticket: int) -> bool:
-        """Whether events may leave. If not, the endpoint was asked as soon as any wanted to."""
-        if self._trusted():
-            return True
-        if self._stopping or not any(self._queue.ready(name) for name in outlet.queued_as):
-            return False
-        exchange = self._exchange(probe(outlet.stream), outlet.stream)
-        self._queue.note_traffic(_cost(exchange))
-        trouble = probed(exchange.answer, outlet.stream)
-        if trouble is None and self._trusted():
-            return True
-        outlet.failed(trouble or NO_TIME, ticket)
-        return False
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a request may begin: not while stopping, nor before the last one is on record."""
+        return not self._stopping and not self._unrecorded.writes
+
+    # -- asking the endpoint ----------------------------------------------------------------
 
     def _hurry_once_the_time_is_known(self) -> None:
         """What waits may have waited for the clock alone: TLS needs it too."""
@@ -235,6 +222,13 @@ class Shipper:
         self._knew_the_time = True
         for outlet in tuple(self._outlets):
             outlet.try_now()
+
+    def _ask(self, request: Request, stream: Stream) -> Exchange:
+        """Post a request without events."""
+        self._beat()
+        exchange = self._exchange(request, stream)
+        self._queue.note_traffic(_cost(exchange))
+        return exchange
 
     def _exchange(self, request: Request, stream: Stream) -> Exchange:
         """Post, and hear what time the answer names."""
@@ -286,7 +280,7 @@ class Shipper:
                     self._queue.release(_ids(departing))
                     self._withhold(withheld)
                     buried.update({reason: len(ids) for reason, ids in withheld.items()})
-                    if self._stopping or self._unrecorded.writes:
+                    if not self._goes_on:
                         return ()
         finally:
             for reason, number in buried.items():
@@ -336,97 +330,63 @@ class Shipper:
     # -- delivering it --------------------------------------------------------------------------
 
     def _deliver(self, outlet: Outlet, ticket: int, parcels: Sequence[Parcel]) -> None:
-        refused: list[tuple[int, str]] = []
-        settled = self._settle(outlet, ticket, parcels, refused)
-        if not refused:
+        bisection = Bisection(
+            send=partial(self._send, outlet, ticket),
+            next_in_line=partial(self._next_in_line, outlet),
+            give_back=lambda parcels: self._queue.release(_ids(parcels)),
+            remembers=outlet.rely_on_last_delivery,
+            passed_over=outlet.passed_over,
+        )
+        blame = bisection.blame(parcels)
+        outlet.passed_over = bisection.passed_over
+        if blame == "events":
+            self._bury(outlet, bisection.refused)
             return
-        if settled:
-            settled = self._ask_others(outlet, ticket, refused)
-        if settled:
-            self._judge(outlet, ticket, refused)
-        else:
-            self._queue.release([row_id for row_id, _ in refused])
+        self._queue.release([refused.id for refused in bisection.refused])
+        if blame == "endpoint":
+            reason = bisection.refused[0].reason
+            said = f"the endpoint refuses every event ({reason}); check endpoint and stream"
+            outlet.failed(Retry("misconfigured", said), ticket)
 
-    def _settle(
-        self,
-        outlet: Outlet,
-        ticket: int,
-        parcels: Sequence[Parcel],
-        refused: list[tuple[int, str]],
-    ) -> bool:
-        """Post; halve what is rejected until single events are left. False: try later.
+    def _bury(self, outlet: Outlet, refused: Sequence[Refused]) -> None:
+        for each in refused:
+            log.warning("stream %s: dead letter: %s", outlet.stream.name, each.reason)
+            self._record(partial(self._queue.bury, [each.id], reason=each.reason))
 
-        ``refused``: rows and reasons of single events, which stay leased.
-        """
+    def _next_in_line(self, outlet: Outlet) -> Sequence[Parcel] | None:
+        """One more event, leased; None if it must not be sent now."""
+        self._beat()
+        parcels = self._lease(outlet, 1)
+        return parcels if parcels or self._goes_on else None
+
+    def _send(
+        self, outlet: Outlet, ticket: int, parcels: Sequence[Parcel]
+    ) -> Delivered | Rejected | None:
+        """One request, and what follows from its answer but for refused events; None: try later."""
         ids = _ids(parcels)
         if not self._may_post(outlet, ticket, ids):
             self._queue.release(ids)
-            return False
+            return None
         exchange, outcome = self._post(outlet, parcels)
         match outcome:
             case Delivered():
                 self._acknowledge(outlet, ticket, parcels, _cost(exchange))
-                return True
+            case Rejected():
+                self._marks.take_off(outlet.stream, ids)
             case Retry():
                 outlet.failed(outcome, ticket)
                 self._marks.keep_or_lose(outlet.stream, ids, exchange.answer)
-                return False
-            case Rejected(reason):
-                self._marks.take_off(outlet.stream, ids)
-                if len(ids) > 1:
-                    return self._halve(outlet, ticket, parcels, refused)
-                refused.append((ids[0], reason))
-                return True
+                return None
+        return outcome
 
     def _may_post(self, outlet: Outlet, ticket: int, ids: Sequence[int]) -> bool:
         """Whether a request may begin, with what must be on record before it."""
-        if self._stopping or self._unrecorded.writes:
+        if not self._goes_on:
             return False
         if self._marks.set(outlet.stream, ids):
             return True
         outlet.failed(NO_MARK, ticket)
         return False
-
-    def _halve(
-        self,
-        outlet: Outlet,
-        ticket: int,
-        parcels: Sequence[Parcel],
-        refused: list[tuple[int, str]],
-    ) -> bool:
-        middle = len(parcels) // 2
-        first, second = parcels[:middle], parcels[middle:]
-        if not self._settle(outlet, ticket, first, refused):
-            self._queue.release(_ids(second))
-            return False
-        return self._settle(outlet, ticket, second, refused)
-
-    def _ask_others(self, outlet: Outlet, ticket: int, refused: list[tuple[int, str]]) -> bool:
-        """Try single events further down the line until one passes. False: try later.
-
-        What is behind refused events must not wait for them, and whether it passes tells whose
-        fault the refusal is.
-        """
-        for _ in range(WITNESSES):
-            if outlet.delivered_within_the_hour():
-                return True
-            witness = self._lease(outlet, 1)
-            if not witness:
-                return True
-            if not self._settle(outlet, ticket, witness, refused):
-                return False
-        return True
-
-    def _judge(self, outlet: Outlet, ticket: int, refused: Sequence[tuple[int, str]]) -> None:
-        """Bury refused events only if the endpoint takes others: else it refuses everything."""
-        if outlet.delivered_within_the_hour():
-            for row_id, reason in refused:
-                log.warning("stream %s: dead letter: %s", outlet.stream.name, reason)
-                self._record(partial(self._queue.bury, [row_id], reason=reason))
-            return
-        reason = f"the endpoint refuses every event ({refused[0][1]}); check endpoint and stream"
-        outlet.failed(Retry("misconfigured", reason), ticket)
-        self._queue.release([row_id for row_id, _ in refused])
 
     def _post(self, outlet: Outlet, parcels: Sequence[Parcel]) -> tuple[Exchange, Outcome]:
         """Build, post, triage. While the network is waited for, no row is being touched."""

@@ -1,6 +1,8 @@
 """What stands between this device and an endpoint, found by a request without events."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from agent.doctor.clock import Heard
 from agent.doctor.diagnosis import Diagnosis, ok, trouble
@@ -12,6 +14,9 @@ LOG_IN = (
 )
 LATER = "the endpoint answers and asks to wait: look again in a while"
 CLOCK = "see the line clock"
+STRANGE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+"""What GA4 answers nowhere: of events it means that they are kept, and tried hourly."""
+GOOGLE = ".google-analytics.com"
 CURES = {"login_page": LOG_IN, "offline": LATER, "clock_blocks_tls": CLOCK}
 
 
@@ -19,7 +24,9 @@ CURES = {"login_page": LOG_IN, "offline": LATER, "clock_blocks_tls": CLOCK}
 class Probe:
     """An endpoint that was asked: for which streams, when by this device's clock, the answer.
 
-    ``stream``: any of those that share the endpoint; ``names``: all of them.
+    ``stream``: any of those that share the endpoint; ``names``: all of them. ``delivers``: whether
+    the daemon has delivered events there, and nothing stands in their way; ``refused``: what it
+    says of an endpoint that does not want them.
     """
 
     stream: Stream
@@ -27,6 +34,8 @@ class Probe:
     answer: Response | NoAnswer
     sent_us: int
     received_us: int
+    delivers: bool = False
+    refused: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -49,7 +58,7 @@ def examine(probe: Probe) -> Diagnosis:
     subject = f"endpoint {', '.join(probe.names)}"
     outcome = probed(probe.answer, probe.stream)
     if isinstance(probe.answer, Response) and outcome is None:
-        return ok(subject, _answered(probe, probe.answer))
+        return _heard(subject, probe, probe.answer)
     if outcome is None:
         raise ValueError("cannot judge an endpoint: found neither an answer nor a reason for none")
     named = f"{outcome.state}: {outcome.reason}"
@@ -58,6 +67,30 @@ def examine(probe: Probe) -> Diagnosis:
         found = named.rpartition("; ")[0] or named
         return trouble(subject, found, CURES[outcome.state])
     return trouble(subject, named)
+
+
+def _heard(subject: str, probe: Probe, answer: Response) -> Diagnosis:
+    """It answers. Whether it takes events, too, only the daemon's deliveries can tell."""
+    check = f"check {' and '.join(f'[stream.{name}]' for name in probe.names)} endpoint"
+    if probe.refused:
+        found = f"{_answered(probe, answer)}, but it does not take the daemon's events: "
+        return trouble(subject, found + probe.refused.partition("; ")[0], check)
+    if answer.status not in STRANGE or (probe.delivers and not _is_google(probe)):
+        return ok(subject, _answered(probe, answer))
+    found = f"{probe.stream.endpoint} answers {answer.status}, which GA4 would not"
+    own = (
+        ""
+        if _is_google(probe)
+        else (
+            "; of an own server container this may be so: it is right once ga4-agent status says "
+            "that something was delivered"
+        )
+    )
+    return trouble(subject, found, check + own)
+
+
+def _is_google(probe: Probe) -> bool:
+    return (urlsplit(probe.stream.endpoint).hostname or "").endswith(GOOGLE)
 
 
 def _answered(probe: Probe, answer: Response) -> str:

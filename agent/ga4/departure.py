@@ -7,7 +7,9 @@ from typing import Literal
 
 from agent.anchor import Moment
 from agent.event import NOTHING, Event, Json, Stamp, Stream
-from agent.ga4.rules.limits import HOUR_US, PARAMS_MAX
+from agent.ga4 import precedence
+from agent.ga4.rules.limits import FUTURE_US, HOUR_US, PARAMS_MAX
+from agent.ga4.rules.recommended import RECOMMENDED, UNDESCRIBED
 
 SECOND_US = 1_000_000
 LATE_US = 71 * HOUR_US  # GA4 moves what is older than 72 h (SEND); an hour for what is under way
@@ -15,7 +17,8 @@ UNCERTAIN_US = 60 * SECOND_US  # a larger error is told with the event
 UNKNOWN_US = 12 * HOUR_US  # a larger error would put events on another day
 AGES_US: Mapping[str, int] = {"24h": 24 * HOUR_US, "48h": 48 * HOUR_US}
 LONGEST_US = 10**16 - 1  # in digits, until the year 2286
-SESSION_PARAMS = frozenset(("session_id", "engagement_time_msec"))
+SESSION_PARAMS = frozenset(precedence.SESSION)
+LATE = "late_h"  # reports leave restamped events out by it, so no restamped event is without it
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -127,51 +130,63 @@ def _departing(event: Event, moment: Moment, time_us: int, terms: Terms) -> Depa
     own = dict(event.params)
     if terms.restamped(moment):
         own = {name: value for name, value in own.items() if name not in SESSION_PARAMS}
-    params, left_out = _joined(own, _more(event, moment, terms), event.event_id)
+    params, counts = _joined(event, own, _more(event, moment, terms))
     return Departing(
         event=event,
         time_us=time_us,
         happened_us=min(moment.us, time_us),
         params=params,
-        counts=_counts(terms.now_us - moment.us, left_out),
+        counts=_times(terms.now_us - moment.us) | counts,
     )
 
 
 def _more(event: Event, moment: Moment, terms: Terms) -> dict[str, Json]:
-    """What is added, the most important first."""
+    """What is added, the last to give way first."""
     more: dict[str, Json] = {}
     restamped = terms.restamped(moment)
-    if event.sitting is not None and not restamped:
+    if restamped:
+        more[LATE] = (terms.now_us - moment.us) // HOUR_US
+    elif event.sitting is not None:
         more["session_id"] = terms.session_id(event)
-    if moment.error_us > UNCERTAIN_US and terms.stream.uncertain_time:
-        more["time_uncertain_s"] = -(-moment.error_us // SECOND_US)
     if restamped:
         more["original_time"] = _iso(moment.us)
-        more["late_h"] = (terms.now_us - moment.us) // HOUR_US
+    if moment.error_us > UNCERTAIN_US and terms.stream.uncertain_time:
+        more["time_uncertain_s"] = -(-moment.error_us // SECOND_US)
     return more
 
 
 def _joined(
-    own: dict[str, Json], more: Mapping[str, Json], event_id: str
-) -> tuple[dict[str, Json], int]:
-    """Params with as many more as GA4 takes, and how many were left out for that.
+    event: Event, own: dict[str, Json], more: Mapping[str, Json]
+) -> tuple[dict[str, Json], dict[str, int]]:
+    """Params with as many more as GA4 takes, and counts of what gave way for that.
 
-    The event_id, if it was sent as a param, gives way first. Nothing that a publisher said does,
-    nor the engagement: nobody knows here who put it there, and it is worth more than the rest.
+    First the event_id, if the agent sent it as a param. Of the rest that is there already nobody
+    knows here who put it there, so none of it goes, but for one if there is no room for ``LATE``.
     """
     wanted = {name: value for name, value in more.items() if name not in own}
-    left_out = len(more) - len(wanted)
-    if len(own) + len(wanted) > PARAMS_MAX and own.get("event_id") == event_id:
-        del own["event_id"]
+    left_out, dropped = len(more) - len(wanted), 0
+    if len(own) + len(wanted) > PARAMS_MAX and own.get(precedence.EVENT_ID) == event.event_id:
+        del own[precedence.EVENT_ID]
         left_out += 1
-    room = max(0, PARAMS_MAX - len(own))
+    if LATE in wanted and len(own) >= PARAMS_MAX:
+        del own[_least(event, own)]
+        dropped = 1
+    room = max(dropped, PARAMS_MAX - len(own))
     taken = dict(list(wanted.items())[:room])
-    return own | taken, left_out + len(wanted) - len(taken)
+    left_out += len(wanted) - len(taken)
+    counts = {"noted.param_left_out": left_out, "repaired.param_dropped": dropped}
+    return own | taken, {name: number for name, number in counts.items() if number}
 
 
-def _counts(age_us: int, left_out: int) -> dict[str, int]:
+def _least(event: Event, own: Mapping[str, Json]) -> str:
+    """The param that can be done without; of 25 there is always one."""
+    required = RECOMMENDED.get(event.name, UNDESCRIBED).required | {precedence.TRAFFIC_TYPE}
+    return precedence.of_publisher(own, required)[0]
+
+
+def _times(age_us: int) -> dict[str, int]:
     late = {f"noted.left_after_{name}": 1 for name, limit in AGES_US.items() if age_us > limit}
-    return late | ({"noted.param_left_out": left_out} if left_out else {})
+    return late | ({"noted.future_moved": 1} if -age_us > FUTURE_US else {})
 
 
 def _iso(time_us: int) -> str:

@@ -10,12 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agent.event import Event
+from agent.event import Event, InvalidEvent
 from agent.ga4.checks.values import is_array
 from agent.ga4.identifiers import is_identifier
 from agent.jsontext import frozen
 
 REDACTED = "(redacted)"
+PERSONAL_ID = (
+    "found what looks like a payment card number or an e-mail address, expected an id that says "
+    "nothing of a person, for Google's terms forbid it; hand it in as client_key and set "
+    "id_salt_file in [device], and the agent makes an id of it; if it is neither, set keep_pii = "
+    "true in [stream.NAME]"
+)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 PAGES = frozenset(("page_location", "page_referrer"))
 
@@ -28,11 +34,15 @@ EMAIL = re.compile(
 )
 # Digits, perhaps in groups of 3 or more; before them no letter or digit but those of a %20.
 GROUP = r"[0-9]{3,}+"
+GAP = r"(?:[\s+_./\N{HYPHEN}-\N{EM DASH}-]|%20){1,3}"
 RUN = re.compile(
-    rf"(?:(?<![0-9A-Za-z%])|(?<=%[0-9A-Fa-f]{{2}})){GROUP}"
-    rf"(?:(?:[ \N{{NO-BREAK SPACE}}+-]|%20){GROUP})*(?![0-9A-Za-z])"
+    rf"(?:(?<![0-9A-Za-z%])|(?<=%[0-9A-Fa-f]{{2}})){GROUP}(?:{GAP}{GROUP})*(?![0-9A-Za-z])"
 )
-GROUPS = re.compile(rf"(?:%20)?({GROUP})")
+GROUPS = re.compile(rf"(?:%20)*({GROUP})")
+# With one of these between them, groups of any size may be a card's. Decimals, dates, paths and
+# ids of several parts are written with the others: there only groups as on a card count.
+USUAL_GAPS = frozenset((" ", "\N{NO-BREAK SPACE}", "+", "-", "%20"))
+AS_PRINTED = frozenset(((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4)))
 # What the networks issue: first digits, numbers of digits. Thirteen digits are old Visa cards.
 NETWORKS = (
     (re.compile("4"), (13, 16, 19)),
@@ -47,6 +57,7 @@ NETWORKS = (
 )
 SHORTEST, LONGEST = 13, 19  # digits
 GROUPS_MAX = LONGEST // 3
+ARTICLE = 13  # digits of the EAN on goods: those from Germany, Japan and others begin with 4, too
 NUMBERS = range(10 ** (SHORTEST - 1), 10**LONGEST)
 # Codes of goods have 13 or 14 digits and a check digit of their own; one in ten passes Luhn too.
 OF_GOODS = re.compile(r"ean|gtin|upc|isbn|barcode|sku", re.IGNORECASE)
@@ -61,12 +72,15 @@ PLAIN_NUMBERS = frozenset(
 def without_pii(event: Event) -> tuple[Event, int]:
     """The event without values that look like e-mail addresses or card numbers, and how many.
 
-    The same event if there are none.
+    The same event if there are none. Raises InvalidEvent for a client_id that looks like one:
+    without it the event would be another sender's.
     """
+    if _is_personal("client_id", event.sender.client_id):
+        raise InvalidEvent("client_id", PERSONAL_ID, "VALUE_INVALID")
     params, of_params = _cleaned(event.params)
     properties, of_properties = _kept_properties(event.sender.user_properties)
     user_id = event.sender.user_id
-    named = isinstance(user_id, str) and _has_email(user_id)
+    named = _is_personal("user_id", user_id)
     number = of_params + of_properties + named
     if not number:
         return event, 0
@@ -183,11 +197,17 @@ def _cards(name: str, text: str) -> Iterator[tuple[int, int]]:
 def _end_of_card(name: str, text: str, groups: Sequence[tuple[int, int]]) -> int | None:
     """Where the longest card number ends that starts with the first group."""
     digits, found = "", None
+    sizes: tuple[int, ...] = ()
+    printed_only = is_identifier(name)  # others are made of parts: a machine, and when it sold
+    last = groups[0][0]
     for start, end in groups:
-        if len(digits) + end - start > LONGEST:
+        printed_only |= bool(digits) and text[last:start] not in USUAL_GAPS
+        digits, sizes, last = digits + text[start:end], (*sizes, end - start), end
+        if len(digits) > LONGEST:
             break
-        grouped = bool(digits)
-        digits += text[start:end]
+        grouped = len(sizes) > 1
+        if grouped and printed_only and sizes not in AS_PRINTED:
+            continue
         if _is_card(name, digits, grouped=grouped):
             found = end
     return found
@@ -198,7 +218,13 @@ def _is_card(name: str, digits: str, *, grouped: bool = False) -> bool:
         return False
     if len(digits) not in OF_NAMES and (is_identifier(name) or OF_GOODS.search(name)):
         return False
-    return _is_issued(digits) and _luhn(digits)
+    return _is_issued(digits) and _luhn(digits) and not _is_article(digits)
+
+
+def _is_article(digits: str) -> bool:
+    """Whether it has the right check digit of an EAN: nine in ten old cards have not."""
+    odd, even = (sum(map(int, digits[start::2])) for start in (0, 1))
+    return len(digits) == ARTICLE and (odd + 3 * even) % 10 == 0
 
 
 def _is_issued(digits: str) -> bool:

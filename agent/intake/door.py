@@ -167,6 +167,8 @@ class Door:
     def _sort(self, message: Message, stamp: Stamp) -> Sorted:
         if self._condemned and message.digest in self._condemned:
             return self._crash(message, stamp)
+        if error := message.oversized:
+            return Sorted((message.set_aside_unread("too_large", stamp, error),), rejected=(error,))
         return self._sorter.sort(message, stamp)
 
     @staticmethod

@@ -5,6 +5,7 @@ restarts. Beyond its size the oldest is forgotten, and would be taken again.
 """
 
 import hashlib
+import re
 import threading
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
@@ -23,6 +24,11 @@ Verdict = Literal["fresh", "duplicate", "conflict"]
 DIGEST = 12  # bytes: by chance two are equal once in 10^20 windows
 CONTENTS = 8  # of one transaction that are told apart; a ninth makes the first one new again
 PATIENCE = 30.0  # seconds for another thread's commit
+COUNTED_ONCE = frozenset(("purchase",))  # those of which GA4 counts one transaction_id once
+# Only these are known by it: what a custom event means by saying it twice nobody can tell.
+TRANSACTIONS = COUNTED_ONCE | {"refund"}
+MEASURED = frozenset(("session_id", "engagement_time_msec", "timestamp_micros", "event_id"))
+OWN_ID = re.compile("e[0-9a-f]{16}")  # the form that the agent gives to the ids it makes
 
 
 class Unsettled(Exception):  # noqa: N818 - named after what was found
@@ -40,21 +46,49 @@ class Asked:
     look: bool = True
 
 
-def marks(event: Event, *, who: str, brought_id: bool) -> tuple[Seen, ...]:
+def marks(
+    event: Event, *, who: str, brought_id: bool, said_us: int | None = None
+) -> tuple[Seen, ...]:
     """By what a repetition of an event is known.
 
     ``event``: with the params that its publisher said. ``who``: the client or app instance that the
     publisher named; empty for the device's own, whose id can be reset. ``brought_id``: whether its
-    event_id came from the publisher.
+    event_id came from the publisher. ``said_us``: the time that the publisher gave it, as he gave
+    it; without it the event's own.
     """
     found = []
-    if brought_id:
-        found.append(Seen("event_id", _digest(event.stream, who, event.name, event.event_id)))
+    event_id = event.event_id if brought_id else _forwarded(event)
+    if event_id is not None:
+        found.append(Seen("event_id", _digest(event.stream, who, event.name, event_id)))
     transaction = event.params.get("transaction_id")
-    if _names_a_transaction(transaction):
-        key = _digest(event.stream, event.name, str(transaction))
-        found.append(Seen("transaction", key, _digest(canonical(event.params))))
+    if event.name in TRANSACTIONS and _names_a_transaction(transaction):
+        time_us = event.time_us if said_us is None else said_us
+        once = event.name in COUNTED_ONCE
+        content = _content(event, who, time_us, "" if once or event_id is None else event_id)
+        # Of one sale as much as one likes is given back, in parts: that is no number used twice.
+        part = "" if once else content
+        key = _digest(event.stream, event.name, str(transaction), part)
+        found.append(Seen("transaction", key, content))
     return tuple(found)
+
+
+def _content(event: Event, who: str, time_us: int | None, event_id: str) -> str:
+    """What tells a transaction from another one with its id, as a digest.
+
+    Two tills may number alike, and a repeat may be measured anew. ``event_id``: if it counts.
+    """
+    said = {name: value for name, value in event.params.items() if name not in MEASURED}
+    user, when = event.sender.user_id or "", "" if time_us is None else str(time_us)
+    return _digest(canonical(said), who, user, when, event_id)
+
+
+def _forwarded(event: Event) -> str | None:
+    """The id that another agent gave to an event which it hands on.
+
+    Only of the form of its own ids: as a param of somebody else's, event_id may be a concert's.
+    """
+    found = event.params.get("event_id")
+    return found if isinstance(found, str) and OWN_ID.fullmatch(found) else None
 
 
 def delivery(topic: str, message_id: int, payload: bytes, *, session: str = "") -> Seen:
@@ -189,8 +223,10 @@ class Window:
 
 
 def _names_a_transaction(value: Json) -> bool:
-    """An empty one says nothing, and is refused elsewhere."""
-    return not isinstance(value, bool) and isinstance(value, str | int | float) and value != ""
+    """A blank one says nothing, and is refused elsewhere."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _digest(*parts: str | bytes) -> str:
@@ -198,5 +234,6 @@ def _digest(*parts: str | bytes) -> str:
     digest = hashlib.blake2b(digest_size=DIGEST)
     for part in parts:
         raw = part if isinstance(part, bytes) else part.encode()
-        digest.update(b"%d:" % len(raw) + raw)
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
     return urlsafe_b64encode(digest.digest()).decode()

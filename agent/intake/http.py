@@ -40,6 +40,7 @@ HEADERS_MAX = 16 * 1024
 CONNECTIONS_MAX = 100
 SWEEP = 1  # seconds between looks for clients that are too slow
 PREFLIGHT_MAX_AGE = "600"  # seconds: a page may go on so long when its origin is struck off
+SHOWN = 100  # characters of a header that a message repeats
 
 UNFIT = (
     HTTPStatus.NOT_FOUND,
@@ -85,13 +86,11 @@ class Guard:
     def refusal(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
         """Why the request may not pass; None if it may."""
         if self.check_host and not self._known_host(environ.get("HTTP_HOST", "")):
-            return HTTPStatus.FORBIDDEN, "cannot take this: found a Host that is not allowed here"
+            name = _host_name(environ.get("HTTP_HOST", ""))
+            return HTTPStatus.FORBIDDEN, _foreign("Host", name, "hosts")
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and origin not in self.origins:
-            return (
-                HTTPStatus.FORBIDDEN,
-                "cannot take this: found an Origin that is not allowed here",
-            )
+            return HTTPStatus.FORBIDDEN, _foreign("Origin", origin, "origins")
         if self.token is not None and not (_is_preflight(environ) or self._authorised(environ)):
             return (
                 HTTPStatus.UNAUTHORIZED,
@@ -117,6 +116,14 @@ class Guard:
         given = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1", "replace")
         expected = f"Bearer {self.token.reveal()}".encode() if self.token else b""
         return hmac.compare_digest(given, expected)
+
+
+def _foreign(header: str, found: str, key: str) -> str:
+    """Which page or name it was, so that whoever set it up can name it. Both hold no path."""
+    shown = json.dumps(found[:SHOWN])
+    return (
+        f"cannot take this: found the {header} {shown}, not allowed here; name it in [http] {key}"
+    )
 
 
 def _host_name(header: str) -> str:
@@ -168,12 +175,15 @@ class Application:
         status: Callable[[], Mapping[str, Any]],
         on_bug: Callable[[BaseException], None],
         debug: Callable[[str | None, bytes], Mapping[str, Any]],
+        on_turned_away: Callable[[str, str], None] = lambda _reason, _why: None,
         local: bool = True,
     ) -> None:
         """Take the parts.
 
         ``streams``: GA4 ids (measurement or app id) to names of streams, now. ``debug``: what GA4
-        would say of a body for a stream. ``local``: only programs on this device can ask.
+        would say of a body for a stream. ``on_turned_away`` hears of what the door never saw, or
+        cannot take now: the ledger's reason, and why, for people. ``local``: only programs on this
+        device can ask.
         """
         self._door = door
         self._guard = guard
@@ -181,6 +191,7 @@ class Application:
         self._status = status
         self._on_bug = on_bug
         self._debug = debug
+        self._on_turned_away = on_turned_away
         self._local = local
         self._routes: dict[str, dict[str, Callable[[Environ], Reply]]] = {
             "/mp/collect": {"POST": self._collect},
@@ -203,17 +214,18 @@ class Application:
         start_response(f"{reply.status.value} {reply.status.phrase}", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
 
-    def refuse(self, reason: str) -> None:
-        """Count what the server refused before it came here."""
+    def refuse(self, reason: str, why: str) -> None:
+        """Count and tell what the server refused before it came here."""
         self._door().refuse(reason)
+        self._on_turned_away(reason, why)
 
     def _reply(self, environ: Environ) -> Reply:
         if refusal := self._guard.refusal(environ):
-            self._door().refuse("forbidden")
+            self.refuse("forbidden", refusal[1])
             return _text(*refusal)
         reply = self._routed(environ)
         if environ["REQUEST_METHOD"] == "POST" and reply.status in UNFIT:
-            self._door().refuse("unfit")
+            self.refuse("unfit", reply.body.decode().strip())
         return reply
 
     def _routed(self, environ: Environ) -> Reply:
@@ -244,7 +256,7 @@ class Application:
             case Accepted():
                 return Reply(HTTPStatus.NO_CONTENT)
             case Full(reason):
-                return _full(reason)
+                return self._full(reason)
             case Refused() as refused:
                 return _refused(refused)
 
@@ -258,7 +270,7 @@ class Application:
                 status = HTTPStatus.ACCEPTED
                 return _json(status, {"accepted": number, "rejected": _messages(rejected)})
             case Full(reason):
-                return _full(reason)
+                return self._full(reason)
             case Refused(reasons):
                 status = HTTPStatus.BAD_REQUEST
                 return _json(status, {"accepted": 0, "rejected": _messages(reasons)})
@@ -286,13 +298,19 @@ class Application:
         for name in ("measurement_id", "firebase_app_id"):
             if name in query:
                 stream = self._streams().get(query[name][0])
-                if stream is None:
-                    self._door().refuse("unknown_stream")
-                    return InvalidEvent(
-                        name, f"found an unknown {name}, expected one of agent.toml"
-                    )
-                return stream
+                return self._unknown(name) if stream is None else stream
         return None
+
+    def _unknown(self, name: str) -> InvalidEvent:
+        error = InvalidEvent(name, f"found an unknown {name}, expected one of agent.toml")
+        self.refuse("unknown_stream", str(error))
+        return error
+
+    def _full(self, reason: str) -> Reply:
+        """The door has counted it, and told nobody."""
+        self._on_turned_away("full", reason)
+        reply = _text(HTTPStatus.SERVICE_UNAVAILABLE, reason)
+        return Reply(reply.status, reply.body, (*reply.headers, ("Retry-After", RETRY_AFTER)))
 
     def _healthz(self, _environ: Environ) -> Reply:
         state = str(self._status()["state"])
@@ -319,17 +337,19 @@ def _refused(refused: Refused) -> Reply:
     return _json(HTTPStatus.BAD_REQUEST, {"validationMessages": _messages(refused.reasons)})
 
 
-def _full(reason: str) -> Reply:
-    reply = _text(HTTPStatus.SERVICE_UNAVAILABLE, reason)
-    return Reply(reply.status, reply.body, (*reply.headers, ("Retry-After", RETRY_AFTER)))
-
-
 class _CountedError(ErrorTask):  # type: ignore[misc]  # waitress has no types
     """An answer that waitress gives by itself: too large, malformed, not implemented."""
 
     def execute(self) -> None:
-        self.channel.server.on_refused("unfit")
+        self.channel.server.on_refused("unfit", _unread(self.request.error))
         super().execute()
+
+
+def _unread(error: Any) -> str:
+    """Why waitress read no further: its own text may repeat what was said."""
+    large = error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    cure = "; send less at once, or raise max_body in [http]" if large else ""
+    return f"cannot read this: {error.reason} ({error.code}){cure}"
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -365,7 +385,7 @@ class _Sweeping:
 
     channel_class = _Channel
     read_deadline: float
-    on_refused: Callable[[str], None]
+    on_refused: Callable[[str, str], None]
     progress: Progress
     next_sweep = 0.0
 

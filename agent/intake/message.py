@@ -27,7 +27,8 @@ class Message:
     written, if that is known. ``rule``: how ``topic`` and payload become events, if not as they
     are. ``keep``: how many bytes of it a dead letter may hold. ``local``: its times were read from
     this device's clock. ``cookies``: the Cookie header that came with it. ``delivery``: by what a
-    broker's second delivery is known; ``again``: whether this may be one.
+    broker's second delivery is known; ``again``: whether this may be one. ``most``: bytes of
+    payload; a longer one is set aside unread. None: whoever made it has seen to that.
     """
 
     source: str
@@ -45,6 +46,16 @@ class Message:
     cookies: str = field(default="", repr=False)
     delivery: Seen | None = None
     again: bool = False
+    most: int | None = None
+
+    @property
+    def oversized(self) -> InvalidEvent | None:
+        """Why it is too large to be read; None if it is not. Reading takes many times its size."""
+        if self.most is None or len(self.payload) <= self.most:
+            return None
+        return InvalidEvent(
+            "", f"found a message of {len(self.payload)} bytes, expected at most {self.most}"
+        )
 
     @property
     def digest(self) -> str:
@@ -63,11 +74,13 @@ class Message:
         strip = self.rule.without_unkept if self.rule else without_unkept
         return self.dead_letter(reason, strip(self.payload), stamp, error)
 
-    def set_aside_unread(self, reason: str, stamp: Stamp) -> RawMessage:
+    def set_aside_unread(
+        self, reason: str, stamp: Stamp, error: InvalidEvent | None = None
+    ) -> RawMessage:
         """The message as a dead letter, without a look into it; empty if it may hold a key."""
         keyed = self.rule is not None and "client_key" in self.rule.texts
         unfit = keyed or any(name.encode() in self.payload for name in UNKEPT_KEYS)
-        return self.dead_letter(reason, b"" if unfit else self.payload, stamp, None)
+        return self.dead_letter(reason, b"" if unfit else self.payload, stamp, error)
 
     def part_aside(self, misfit: Misfit, stamp: Stamp, *, within: str) -> RawMessage:
         """An element as a dead letter, without what must not be stored."""

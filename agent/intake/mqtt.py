@@ -3,7 +3,7 @@
 One thread turns paho's sockets itself: it reads at most a batch, and while the batch is being
 committed nothing more is read, so that the broker's flow control is the bound on memory. The
 messages of a burst share one fsync. QoS 1 only: for QoS 2 paho keeps messages in memory that
-the broker already believes delivered.
+the broker already believes delivered. A message that is too large is not read, but set aside.
 """
 
 import logging
@@ -40,6 +40,7 @@ Phase = Literal["away", "dialling", "up", "closing"]
 QOS = 1
 BATCH_MESSAGES = 500
 BATCH_BYTES = 1024 * 1024
+PAYLOAD_MAX = 1024 * 1024  # bytes of a message that is read: with its events it takes 30 times that
 TICK = 1.0  # seconds: how late a stop is noticed, and how often paho looks after its pings
 GATHER = 0.002  # seconds without a message that end a batch: brokers send a window bit by bit
 CONNECT_TIMEOUT = 10.0
@@ -86,6 +87,7 @@ class Subscription:
             local=self.local,
             delivery=arrival.known_by,
             again=arrival.again,
+            most=PAYLOAD_MAX,
         )
 
 
@@ -244,6 +246,8 @@ class MqttSource:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
         properties.SessionExpiryInterval = int(self._broker.session_expiry)
         properties.ReceiveMaximum = BATCH_MESSAGES
+        # Not MaximumPacketSize: what is larger the broker would drop without a word to anybody.
+        # So paho holds it, as large as the broker lets it be, until it is set aside.
         return properties
 
     def _backoff(self) -> float:

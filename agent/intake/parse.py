@@ -13,12 +13,15 @@ from typing import Any, Literal, cast
 
 from agent import jsontext
 from agent.event import NOTHING, Beginning, InvalidEvent, Json, Priority, RawMessage, Sender, Stamp
+from agent.ga4.debug import told
+from agent.ga4.repair import Mended, reading
 from agent.ga4.request import EVENTS_MAX
+from agent.ga4.violation import Place
 from agent.intake.spool_file import LINE_MAX
 from agent.jsontext import NotJson, kind_of
 
 TEXT_MAX = 256  # characters of an event_id: room for any id scheme, bounded in the queue
-ID_MAX = 1000  # characters of a client_id or user_id: of what GA4 takes of them, its rules speak
+ID_MAX = 1000  # characters of a client_id: of what GA4 takes of it, its rules speak
 COOKIES_MAX = 16 * 1024  # characters: what servers take of all headers together
 RAW_MAX = 8 * 1024  # bytes of a malformed message that are kept for people
 ELEMENTS_MAX = 10_000  # events of a message, so that one message needs little memory
@@ -26,22 +29,28 @@ SPOOL_DEPTH = jsontext.MAX_DEPTH + 4  # a mapping puts what it finds into params
 WHY_MAX = 1000  # characters of the sentence that says what is wrong with a raw message
 TIME_MAX = 2**53  # microseconds: beyond it a JSON number is not exact any more
 
+EVENT: Place = ("events", 0)  # where violations see an event: alone in a body of its own
+
 EVENT_KEYS = frozenset(
     ("name", "params", "timestamp_micros", "event_id", "session", "actor", "priority")
 )
 OBJECTS = ("user_properties", "consent", "device", "user_location")
-TEXTS = {"client_id": ID_MAX, "app_instance_id": TEXT_MAX, "user_id": ID_MAX}
+FIELDS = {"user_location": "location"}  # of a Sender, where it has another name
+TEXTS = {"client_id": ID_MAX, "app_instance_id": TEXT_MAX}
+IDS = (*TEXTS, "user_id")  # a user_id of any length, or none: its rules take it out
 REST = ("user_data", "ip_override", "user_agent", "non_personalized_ads", "validation_behavior")
 PROTO_NAMES = {"validationBehavior": "validation_behavior"}  # Google's own tools write it so
-SENDER_KEYS = frozenset((*OBJECTS, *TEXTS, *REST))
+SENDER_KEYS = frozenset((*OBJECTS, *IDS, *REST))
+ALIKE = 0.8  # of a key: so much of it is a slip of the keyboard
 UNKEPT_KEYS = {"client_key": TEXT_MAX, "cookies": COOKIES_MAX}
 """What only says whose an event is, and must not be stored: a card's number, a visitor's cookies."""
 BODY_KEYS = SENDER_KEYS | PROTO_NAMES.keys() | UNKEPT_KEYS.keys() | {"events", "timestamp_micros"}
 SINGLE_KEYS = EVENT_KEYS | SENDER_KEYS | PROTO_NAMES.keys() | UNKEPT_KEYS.keys()
 SPOOL_KEYS = SINGLE_KEYS | {"stream", "stamp", "sitting", "complete", "reason"}
+MISPLACED = SINGLE_KEYS | {"events", "stream"}
+"""What means something elsewhere: left out, an event would be another's, or another one."""
 OWN_KEYS = frozenset((*UNKEPT_KEYS, "event_id", "session", "actor", "priority"))
 RAW_KEYS = frozenset(("raw", "source", "reason", "stamp", "why"))
-DIGITS = re.compile("[0-9]{1,20}", re.ASCII)
 _UNKEPT = re.compile(rb"(client_key|cookies)['\"]?\s*[:=]")
 _ESCAPE = b"\\u"  # JSON may write any letter as one
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
@@ -60,10 +69,12 @@ class Draft:
     """An event as it was said, before what the device knows is added.
 
     ``stamp``: when it was written down, if that was before it reached the agent. ``sitting``: that
-    of an event whose session is found when it leaves. ``complete``: it lay in a queue already, so nothing is added again. ``local_time``: ``time_us`` was read from
-    this device's clock, and is corrected with it. ``client_key``: what a client id is to be made
-    of; ``cookies``: the text of a Cookie header; neither may be stored. ``said``: the element
-    itself without these two, for the dead letter that it may become.
+    of an event whose session is found when it leaves. ``complete``: it lay in a queue already, so
+    nothing is added again. ``local_time``: ``time_us`` was read from this device's clock, and is
+    corrected with it. ``client_key``: what a client id is to be made of; ``cookies``: the text of a
+    Cookie header; neither may be stored. ``said``: the element itself without these two, for the
+    dead letter that it may become. ``mended``: what it took to read it; whoever judges decides
+    whether it may pass.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Draft:
     client_key: str | None = field(default=None, repr=False)
     cookies: str | None = field(default=None, repr=False)
     said: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
+    mended: tuple[Mended, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +140,16 @@ class _Around:
     sender: Sender
     time_us: int | None = None
     unkept: Mapping[str, str | None]
+    mended: tuple[Mended, ...] = ()
 
     @classmethod
     def read(cls, value: dict[str, Any], path: str) -> "_Around":
         """Read it from a body, or from an event that stands alone. Raises InvalidEvent."""
+        sender, mended = _sender(value, path)
         return cls(
-            sender=_sender(value, path),
+            sender=sender,
             unkept={key: _text(value, path, key, most) for key, most in UNKEPT_KEYS.items()},
+            mended=mended,
         )
 
 
@@ -144,7 +159,7 @@ def parse(payload: bytes, shape: Shape) -> Parsed:
     try:
         value = jsontext.loads(payload, max_depth=deepest)
     except NotJson as error:
-        raise InvalidEvent("", str(error)) from None
+        raise InvalidEvent("", told(error, payload)) from None
     if isinstance(value, dict) and ("events" in value or shape is Shape.BODY):
         return Parsed(_body(value), whole=True, within="events")
     keys = SPOOL_KEYS if shape is Shape.SPOOL else SINGLE_KEYS
@@ -165,7 +180,7 @@ def _array(values: list[Any], keys: frozenset[str]) -> tuple[Element, ...]:
 
 
 def _body(body: dict[str, Any]) -> tuple[Element, ...]:
-    _known_keys(body, "", BODY_KEYS)
+    mended = _without_unknown(body, "", (), BODY_KEYS, needed="events")
     events = body.get("events")
     if isinstance(events, dict) and events:
         events = [events]  # ga4mp's postponed_send() writes a single event so
@@ -181,7 +196,9 @@ def _body(body: dict[str, Any]) -> tuple[Element, ...]:
             f"found {len(events)} events, expected at most {EVENTS_MAX}",
             "EXCEEDED_MAX_ENTITIES",
         )
-    around = replace(_Around.read(body, ""), time_us=_time(body, ""))
+    time_us, of_time = _time(body, "", ())
+    around = _Around.read(body, "")
+    around = replace(around, time_us=time_us, mended=(*mended, *around.mended, *of_time))
     return tuple(
         _element(event, f"events[{i}]", EVENT_KEYS, around) for i, event in enumerate(events)
     )
@@ -210,10 +227,13 @@ def draft(value: Any, path: str, keys: frozenset[str], around: _Around | None = 
     """
     if not isinstance(value, dict):
         raise InvalidEvent(path, f"found {kind_of(value)}, expected an event")
-    _known_keys(value, path, keys)
-    params, time_us = _params(value, path)
+    unknown = _without_unknown(value, path, EVENT, keys, needed="name")
+    params, time_us, of_time = _params(value, path)
     around = around or _Around.read(value, path)
+    mended = (*around.mended, *unknown, *of_time)
     complete = bool(_optional(value, path, "complete", bool, "true or false"))
+    if complete and mended:
+        raise InvalidEvent(path, mended[0].violation.description)  # no queue has held that
     return Draft(
         name=_name(value, path),
         params=params,
@@ -231,21 +251,24 @@ def draft(value: Any, path: str, keys: frozenset[str], around: _Around | None = 
         client_key=around.unkept["client_key"],
         cookies=around.unkept["cookies"],
         said=_kept(value),
+        mended=mended,
     )
 
 
-def _params(event: dict[str, Any], path: str) -> tuple[Mapping[str, Json], int | None]:
+def _params(
+    event: dict[str, Any], path: str
+) -> tuple[Mapping[str, Json], int | None, tuple[Mended, ...]]:
     """The params, and the event's time.
 
     GA4's reference lists the time among the params, its guide beside them; only there it counts.
     """
     params = _optional(event, path, "params", dict, "an object") or {}
-    time_us = _time(event, path)
+    time_us, mended = _time(event, path, EVENT)
     if "timestamp_micros" in params:
-        inner = _join(path, "params")
-        time_us = _time(params, inner) if time_us is None else time_us
+        if time_us is None:
+            time_us, mended = _time(params, _join(path, "params"), (*EVENT, "params"))
         params = {name: value for name, value in params.items() if name != "timestamp_micros"}
-    return jsontext.frozen(params), time_us
+    return jsontext.frozen(params), time_us, mended
 
 
 def without_unkept(payload: bytes) -> bytes:
@@ -330,32 +353,36 @@ def _name(event: dict[str, Any], path: str) -> str:
     raise InvalidEvent(_join(path, "name"), found, code)
 
 
-def _sender(value: dict[str, Any], path: str) -> Sender:
-    texts = {key: _text(value, path, key, most) for key, most in TEXTS.items()}
-    objects = {
-        key.removeprefix("user_") if key == "user_location" else key: jsontext.frozen(
-            _optional(value, path, key, dict, "an object") or {}
-        )
-        for key in OBJECTS
-    }
+def _sender(value: dict[str, Any], path: str) -> tuple[Sender, tuple[Mended, ...]]:
+    ids = {key: _id(value, path, key) for key in IDS}
+    objects = {key: reading.sender_object(value.get(key), key) for key in OBJECTS}
     proto = {key: value[said] for said, key in PROTO_NAMES.items() if said in value}
     rest = jsontext.frozen({**proto, **{key: value[key] for key in REST if key in value}})
-    fields: dict[str, Any] = {**texts, **objects, "rest": rest}
-    return Sender(**fields)
+    texts = {key: text for key, (text, _) in ids.items()}
+    parts = {FIELDS.get(key, key): jsontext.frozen(part) for key, (part, _) in objects.items()}
+    fields: dict[str, Any] = {**texts, **parts, "rest": rest}
+    found = [*ids.values(), *objects.values()]
+    return Sender(**fields), tuple(each for _, mended in found for each in mended)
 
 
-def _time(value: dict[str, Any], path: str) -> int | None:
-    time = value.get("timestamp_micros")
-    if time is None:
-        return None
-    if isinstance(time, str) and DIGITS.fullmatch(time):
-        time = int(time)
-    number = isinstance(time, int | float) and not isinstance(time, bool)
-    if number and 0 < time < TIME_MAX and time == int(time):
-        return int(time)
-    raise InvalidEvent(
-        _join(path, "timestamp_micros"), f"found {kind_of(time)}, expected microseconds since 1970"
-    )
+def _id(value: dict[str, Any], path: str, key: str) -> tuple[str | None, tuple[Mended, ...]]:
+    text, mended = reading.sender_id(value.get(key), key)
+    if text is None and not mended:
+        _text(value, path, key)  # says what else it is
+    elif key in TEXTS:
+        _text({key: text}, path, key, TEXTS[key])
+    return text, mended
+
+
+def _time(value: dict[str, Any], path: str, place: Place) -> tuple[int | None, tuple[Mended, ...]]:
+    said = value.get("timestamp_micros")
+    if said is None:
+        return None, ()
+    time_us, mended = reading.micros(said, (*place, "timestamp_micros"))
+    if time_us is None:
+        found = f"found {kind_of(said)}, expected microseconds since 1970"
+        raise InvalidEvent(_join(path, "timestamp_micros"), found)
+    return time_us, mended
 
 
 def _text(value: dict[str, Any], path: str, key: str, most: int = TEXT_MAX) -> str | None:
@@ -388,12 +415,42 @@ def _optional(value: dict[str, Any], path: str, key: str, kind: type, expected: 
 def _known_keys(value: dict[str, Any], path: str, known: frozenset[str]) -> None:
     for key in value:
         if key not in known:
-            expected = sorted(known)
-            close = difflib.get_close_matches(key[:40], expected, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InvalidEvent(
-                path, f"found the unknown key {key[:40]!r}, expected {', '.join(expected)}{hint}"
-            )
+            raise InvalidEvent(path, _unknown_key(key, known))
+
+
+def _without_unknown(
+    value: dict[str, Any], path: str, place: Place, known: frozenset[str], *, needed: str
+) -> tuple[Mended, ...]:
+    """What is to be said of keys that mean nothing; they are left out.
+
+    One that means something elsewhere is refused, and one that looks like a known key misspelt:
+    without ``prams`` an event would be another one. So is each where the key is not there without
+    which it is nothing at all.
+    """
+    unknown = [key for key in value if key not in known]
+    if not unknown:
+        return ()
+    lost = (
+        unknown
+        if needed not in value
+        else [key for key in unknown if key in MISPLACED or _misspelt(key, known)]
+    )
+    if lost:
+        raise InvalidEvent(path, _unknown_key(lost[0], known))
+    found = _unknown_key(unknown[0], known, others=len(unknown) - 1)
+    return (reading.without_keys(place, found, len(unknown)),)
+
+
+def _misspelt(key: str, known: frozenset[str]) -> bool:
+    return bool(difflib.get_close_matches(key[:40], known, n=1, cutoff=ALIKE))
+
+
+def _unknown_key(key: str, known: frozenset[str], others: int = 0) -> str:
+    expected = sorted(known)
+    close = difflib.get_close_matches(key[:40], expected, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    more = f" and {others} more" if others else ""
+    return f"found the unknown key {key[:40]!r}{more}, expected {', '.join(expected)}{hint}"
 
 
 def _join(path: str, key: str) -> str:

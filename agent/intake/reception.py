@@ -33,11 +33,16 @@ class Received:
 class Reception:
     """Receives what was sorted. Any thread may call it."""
 
-    def __init__(self, *, window: Window, sessions: Sessions | None) -> None:
-        """Without ``sessions`` no event belongs to a sitting."""
+    def __init__(
+        self, *, window: Window, sessions: Sessions | None, spacing: Spacing | None = None
+    ) -> None:
+        """Without ``sessions`` no event belongs to a sitting.
+
+        ``spacing``: that of the reception before this one, which knows the times that are taken.
+        """
         self._window = window
         self._sessions = sessions
-        self._spacing = Spacing()
+        self._spacing = spacing or Spacing()
         self._warned = False
 
     def claim(self, messages: Sequence[Message], parts: Sequence[Sorted]) -> Claim:
@@ -108,7 +113,7 @@ class Reception:
         event = item.event
         return sessions.place(
             event.sender.client_id or event.sender.app_instance_id or "",
-            stamp=event.stamp,
+            stamp=event.stamp if event.time_us is None else item.moment or event.stamp,
             human=item.human,
             mark=event.session,
             own=item.attributed is not None and item.attributed.own,

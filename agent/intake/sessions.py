@@ -95,12 +95,13 @@ class Sessions:
         ``when``: the corrected time of a stamp, in microseconds. The id is greater than those of
         all earlier sittings of the client and less than those of all later ones. Commit the state
         before the id leaves: else a restart may find another one. A sitting that is remembered no
-        more gets the second in which it began, which is below all that are remembered.
+        more gets the second in which it began, which is below all that are remembered; ``when`` is
+        believed once for all of them that are of one boot.
         """
-        second = when(start) // SECOND
+        time_us = when(start)
         with self._lock:
             known = self._history(client)
-            history, session_id = known.kept(start, second)
+            history, session_id = known.kept(start, time_us)
             return session_id, self._remember(client, known, history)
 
     def _history(self, client: str) -> History:

@@ -5,7 +5,7 @@ neither splits nor joins it. Between boots only two trusted wall times can tell 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ SECOND = 1_000_000
 RACE_US = SECOND  # parallel requests are stamped in one order and placed in another
 PROMISES = 50  # remembered per client; with the longest of texts 2 kB in each commit
 FORGOTTEN_S = 7 * 86_400  # GA4 takes nothing as old as that any more
+ORIGINS = 8  # boots per client of whose sittings many may have been forgotten
+EXCEPTIONS = 20  # ids of forgotten sittings that cannot be worked out again
 DIGITS = 20  # of the number in front of the text
 
 Mark = Literal["start", "end"] | None
@@ -69,6 +71,12 @@ class Sitting:
         comparable = stamp.boot_id in (self.start.boot_id, self.last.boot_id)
         return comparable or elapsed(self.start, stamp) is not None
 
+    def just_ended(self, stamp: Stamp, rules: Rules) -> bool:
+        """Whether who says its end after it was over still means this one."""
+        gap = elapsed(self.last, stamp)
+        idle_us = 0 if self.over else rules.timeout_us
+        return gap is not None and 0 <= gap <= idle_us + rules.timeout_us
+
     def went_on(self, stamp: Stamp, rules: Rules) -> tuple["Sitting", int]:
         """It with a human event that fits, and that event's engagement in milliseconds."""
         gap = elapsed(self.last, stamp) or 0
@@ -81,7 +89,7 @@ class Sitting:
         return told, given
 
     def looked_back(self) -> tuple["Sitting", int]:
-        """It with a human event that was before its last, and that event's engagement."""
+        """It with a human event that does not prolong it, and that event's engagement."""
         return replace(self, given_ms=self.given_ms + 1), 1
 
 
@@ -105,16 +113,35 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """When a boot began, as it was told first: by it the ids of forgotten sittings are made.
+
+    The clock may be corrected between two events of one sitting, which still have one session.
+    """
+
+    boot_id: str
+    began_us: int
+
+    def second(self, boot_us: int) -> int:
+        """The second of a moment of that boot."""
+        return (self.began_us + boot_us) // SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What is remembered of a client: the last two sittings and the promises, oldest first.
 
     ``number`` grows with every change. ``floor``: the least session id the next sitting may have.
+    ``origins``: of the boots whose promises were kept. ``exceptions``: promises that were kept and
+    forgotten, with ids that do not follow from these.
     """
 
     number: int = 0
     floor: int = 1
     sittings: tuple[Sitting, ...] = ()
     promises: tuple[Promise, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    exceptions: tuple[Promise, ...] = ()
 
     def opened(self, stamp: Stamp, client_id: str) -> "History":
         """With a new sitting; its id is known if the stamp is trusted, else promised."""
@@ -124,20 +151,36 @@ class History:
         sitting = Sitting(client_id=client_id, start=start, last=stamp, session_id=known)
         return replace(history, sittings=(*self.sittings, sitting)[-2:])
 
-    def kept(self, start: Stamp, second: int) -> tuple["History", int]:
-        """With the promise for a sitting kept, as near as possible to when it really began."""
+    def kept(self, start: Stamp, time_us: int) -> tuple["History", int]:
+        """With the promise for a sitting kept, as near as possible to when it really began.
+
+        ``time_us``: when that was, as far as is known now.
+        """
         index = self._place_of(start)
-        if index is None and (self.sittings or self.promises):
-            return self._below_all(second)
-        if index is None:  # nothing is known of this client any more
-            return self._promised(start).kept(start, second)
+        if index is None:
+            return self._remade(start, time_us)
         promise = self.promises[index]
         if promise.session_id is not None:
             return self, promise.session_id
-        session_id = max(second, promise.least)
+        session_id = max(time_us // SECOND, promise.least)
         if promise.most is not None:
             session_id = min(session_id, promise.most)
-        return self._with(index, session_id), session_id
+        history = self._with(index, session_id)
+        return replace(history, origins=_begun(self.origins, start, time_us)), session_id
+
+    def _remade(self, start: Stamp, time_us: int) -> tuple["History", int]:
+        """The id of a sitting whose promise is forgotten: the same whenever it is made."""
+        for exception in self.exceptions:
+            if exception.is_for(start) and exception.session_id is not None:
+                return self, exception.session_id
+        if not self.sittings and not self.promises:  # nothing is known of this client any more
+            return self._promised(start).kept(start, time_us)
+        origins = _begun(self.origins, start, time_us)
+        second = _second(origins, start.boot_id, start.boot_us)
+        history, session_id = self._below_all(time_us // SECOND if second is None else second)
+        kept = _kept_as(start.boot_id, start.boot_us, session_id)
+        exceptions = (*self.exceptions, *_not_remade([kept], origins))[-EXCEPTIONS:]
+        return replace(history, origins=origins, exceptions=exceptions), session_id
 
     def _place_of(self, start: Stamp) -> int | None:
         for index, promise in enumerate(self.promises):
@@ -147,19 +190,25 @@ class History:
 
     def _promised(self, start: Stamp) -> "History":
         promise = Promise(boot_id=start.boot_id, boot_us=start.boot_us, least=self.floor)
-        promises = (*self.promises, promise)[-PROMISES:]
-        return replace(self, floor=self.floor + 1, promises=promises)
+        promises = (*self.promises, promise)
+        forgotten = _not_remade(promises[:-PROMISES], self.origins)
+        return replace(
+            self,
+            floor=self.floor + 1,
+            promises=promises[-PROMISES:],
+            exceptions=(*self.exceptions, *forgotten)[-EXCEPTIONS:],
+        )
 
     def _known(self, session_id: int) -> "History":
         kept = _all_below(session_id, self.promises)
         old = session_id - FORGOTTEN_S
         promises = tuple(promise for promise in kept if promise.most is None or promise.most >= old)
-        return replace(self, floor=session_id + 1, promises=promises)
+        exceptions = tuple(each for each in self.exceptions if each.least >= old)
+        return replace(self, floor=session_id + 1, promises=promises, exceptions=exceptions)
 
     def _with(self, index: int, session_id: int) -> "History":
-        kept = replace(
-            self.promises[index], least=session_id, most=session_id, session_id=session_id
-        )
+        promise = self.promises[index]
+        kept = _kept_as(promise.boot_id, promise.boot_us, session_id)
         above = self._above(session_id, index + 1)
         below = _all_below(session_id, self.promises[:index])
         return replace(
@@ -200,6 +249,34 @@ class History:
             return stamp
         behind = last.boot_us + 1 - stamp.boot_us
         return replace(stamp, boot_us=stamp.boot_us + behind, wall_us=stamp.wall_us + behind)
+
+
+def _begun(origins: tuple[Origin, ...], start: Stamp, time_us: int) -> tuple[Origin, ...]:
+    """With that of the start's boot, if it was not known."""
+    if any(origin.boot_id == start.boot_id for origin in origins):
+        return origins
+    origin = Origin(boot_id=start.boot_id, began_us=time_us - start.boot_us)
+    return (*origins, origin)[-ORIGINS:]
+
+
+def _second(origins: Sequence[Origin], boot_id: str, boot_us: int) -> int | None:
+    """The second of a moment of a boot, if it is known when that began."""
+    seconds = (each.second(boot_us) for each in origins if each.boot_id == boot_id)
+    return next(seconds, None)
+
+
+def _not_remade(promises: Sequence[Promise], origins: Sequence[Origin]) -> Iterator[Promise]:
+    """Those of the promises that were kept with an id that would not be made again."""
+    for promise in promises:
+        if promise.session_id not in (None, _second(origins, promise.boot_id, promise.boot_us)):
+            yield promise
+
+
+def _kept_as(boot_id: str, boot_us: int, session_id: int) -> Promise:
+    """A promise that was kept."""
+    return Promise(
+        boot_id=boot_id, boot_us=boot_us, least=session_id, most=session_id, session_id=session_id
+    )
 
 
 def _all_below(session_id: int, promises: tuple[Promise, ...]) -> tuple[Promise, ...]:
@@ -254,17 +331,36 @@ def take(history: History, event: Happening, rules: Rules) -> Taken:
         return _late(history, event, rules)
     if event.mark != "start" and newest.fits(event.stamp, rules):
         return _joined(history, -1, event, rules)
+    if event.mark == "end":
+        return _ended(history, -1, event, rules)
     return _opened(history, event)
 
 
 def _opened(history: History, event: Happening) -> Taken:
-    if not event.human and event.mark != "start":
+    """With a sitting that it opens, if it can: an end opens none.
+
+    Nor does what is not on a boot's clock: whatever else was then is not known.
+    """
+    opens = event.mark == "start" or (event.human and event.mark is None)
+    if not opens or not event.stamp.boot_id:
         return Taken(history=history)
     history = history.opened(event.stamp, event.name(event.stamp))
-    sitting = replace(
-        history.sittings[-1], given_ms=1 if event.human else 0, over=event.mark == "end"
-    )
+    sitting = replace(history.sittings[-1], given_ms=1 if event.human else 0)
     return _taken(history, -1, sitting, 1 if event.human else None)
+
+
+def _ended(history: History, index: int, event: Happening, rules: Rules) -> Taken:
+    """An end that comes after the end: it may still be of that sitting, and changes nothing."""
+    if history.sittings[index].just_ended(event.stamp, rules):
+        return _beside(history, index, event)
+    return Taken(history=history)
+
+
+def _beside(history: History, index: int, event: Happening) -> Taken:
+    """An event of a sitting that it does not prolong."""
+    sitting = history.sittings[index]
+    told, engagement = sitting.looked_back() if event.human else (sitting, None)
+    return _taken(history, index, told, engagement)
 
 
 def _joined(history: History, index: int, event: Happening, rules: Rules) -> Taken:
@@ -285,10 +381,11 @@ def _late(history: History, event: Happening, rules: Rules) -> Taken:
         if not rules.late(sitting.last, event.stamp):
             if sitting.fits(event.stamp, rules):
                 return _joined(history, index, event, rules)
+            if event.mark == "end":
+                return _ended(history, index, event, rules)
             break
         if sitting.holds(event.stamp, rules):
-            told, engagement = sitting.looked_back() if event.human else (sitting, None)
-            return _taken(history, index, told, engagement)
+            return _beside(history, index, event)
     return Taken(history=history)
 
 
@@ -313,7 +410,14 @@ def written(history: History) -> str:
         [boots.setdefault(p.boot_id, len(boots)), p.boot_us, p.least, p.most, p.session_id]
         for p in history.promises
     ]
+    origins = [[boots.setdefault(b.boot_id, len(boots)), b.began_us] for b in history.origins]
+    exceptions = [
+        [boots.setdefault(p.boot_id, len(boots)), p.boot_us, p.session_id]
+        for p in history.exceptions
+    ]
     fields = [history.floor, list(boots), sittings, promises]
+    if origins or exceptions:  # few clients have any
+        fields += [origins, exceptions]
     return f"{history.number:0{DIGITS}d} {json.dumps(fields, separators=(',', ':'))}"
 
 
@@ -321,7 +425,8 @@ def read(text: str) -> History:
     """The history that ``written`` wrote; of a damaged one only the number, if that."""
     number, _, fields = text.partition(" ")
     try:
-        floor, boots, sittings, promises = json.loads(fields)
+        floor, boots, sittings, promises, *more = json.loads(fields)
+        origins, exceptions = more or ([], [])
         return History(
             number=int(number),
             floor=int(floor),
@@ -329,6 +434,10 @@ def read(text: str) -> History:
             promises=tuple(
                 Promise(boot_id=boots[b], boot_us=at, least=least, most=most, session_id=known)
                 for b, at, least, most, known in promises
+            ),
+            origins=tuple(Origin(boot_id=boots[b], began_us=int(us)) for b, us in origins),
+            exceptions=tuple(
+                _kept_as(boots[b], int(at), int(known)) for b, at, known in exceptions
             ),
         )
     except (ValueError, TypeError, LookupError):

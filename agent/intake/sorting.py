@@ -1,11 +1,14 @@
 """A message taken apart: what of it is stored, and what is refused. Nothing here does I/O."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent import jsontext
 from agent.event import UNASSIGNED, Event, InvalidEvent, Json, RawMessage, Sender, Stamp, Stream
+from agent.ga4.departure import SESSION_PARAMS
+from agent.ga4.precedence import TRAFFIC_TYPE
+from agent.ga4.repair import Mended
 from agent.ga4.request import BODY_LIMIT, too_large
 from agent.ga4.rules.limits import FUTURE_US, PAST_US
 from agent.ga4.violation import Violation
@@ -25,13 +28,15 @@ COARSER = (1_000_000, 1000)  # microseconds of the units that publishers take fo
 class Ready:
     """An event that may be taken, and what is settled only when it is.
 
-    ``attributed``: whose it is. ``room``: which params of a sitting it may still get. ``human``:
-    whether it shows that somebody is there. ``seen``: by what its repetition is known.
-    ``counts``: what the ledger is told if it is taken.
+    ``attributed``: whose it is. ``moment``: when it happened, if not when it was stamped.
+    ``room``: which params of a sitting it may still get. ``human``: whether it shows that somebody
+    is there. ``seen``: by what its repetition is known. ``counts``: what the ledger is told if it
+    is taken.
     """
 
     event: Event
     attributed: Attributed | None = None
+    moment: Stamp | None = None
     room: frozenset[str] = frozenset()
     human: bool = True
     seen: tuple[Seen, ...] = ()
@@ -156,21 +161,49 @@ class Sorter:
     ) -> Ready:
         whose = self._attribution.of(draft, message.cookies, stream)
         bare = replace(self._event(draft, message, stream, stamp), sender=whose.sender)
-        additions = self._additions(bare, stream)
-        added = {name: v for name, v in additions.items() if name not in draft.params}
-        reserved = self._reserved(draft, whose)
-        judged = self._judge(stream, whose.sender).judge(
-            replace(bare, params=frozen({**draft.params, **added})),
-            added=list(added),
-            reserved=reserved,
-            now_us=self._now_us(),
-        )
+        if len(message.payload) >= BODY_LIMIT:
+            _refuse_too_large(bare)  # the rules would read all of it first, which takes minutes
+        judged = self._judged(bare, whose, stream, draft.mended)
         if judged.broken:
             raise _Broken(judged.broken, place)
         _refuse_unsendable(judged.event, stream)
-        if draft.local_time and message.local:
+        local = draft.local_time and message.local
+        if local:
             judged = replace(judged, event=self._corrected(judged.event))
-        return self._ready(draft, bare, judged, whose)
+        ready = self._ready(draft, bare, judged, whose)
+        return replace(ready, moment=_moment(judged.event, local=local))
+
+    def _judged(
+        self, bare: Event, whose: Attributed, stream: Stream | None, mended: Sequence[Mended]
+    ) -> Judged:
+        """By the rules, with what the device adds.
+
+        Where these take out what was wrong in a publisher's session, he has none: it gets ours.
+        """
+        judged = self._judged_once(bare, whose, stream, mended)
+        said = {name for name in SESSION_PARAMS if bare.params.get(name) is not None}
+        lost = said - judged.event.params.keys()
+        if not lost or judged.broken:
+            return judged
+        kept = {name: value for name, value in bare.params.items() if name not in lost}
+        again = self._judged_once(replace(bare, params=frozen(kept)), whose, stream, mended)
+        # Each kind as often as it was done, and not twice: both have mended the rest alike.
+        return replace(again, repaired=Counter(judged.repaired) | Counter(again.repaired))
+
+    def _judged_once(
+        self, bare: Event, whose: Attributed, stream: Stream | None, mended: Sequence[Mended]
+    ) -> Judged:
+        additions = self._additions(bare, stream)
+        added = {name: v for name, v in additions.items() if name not in bare.params}
+        if stream is not None and stream.traffic_type:
+            added[TRAFFIC_TYPE] = stream.traffic_type  # else a publisher's could hide a test
+        return self._judge(stream, whose.sender).judge(
+            replace(bare, params=frozen({**bare.params, **added})),
+            added=list(added),
+            reserved=self._reserved(bare.params, whose),
+            now_us=self._now_us(),
+            mended=mended,
+        )
 
     def _judge(self, stream: Stream | None, sender: Sender) -> Judge:
         """The rules of the stream; without one, of the kind that the sender fits."""
@@ -227,17 +260,17 @@ class Sorter:
             added["traffic_type"] = stream.traffic_type
         return added
 
-    def _reserved(self, draft: Draft, whose: Attributed) -> tuple[str, ...]:
+    def _reserved(self, said: Mapping[str, Json], whose: Attributed) -> tuple[str, ...]:
         """The params of a sitting, which is found only when the event is taken."""
         # Who brings a session of his own keeps it, and what he measured of it.
-        if draft.params.get("session_id") is not None:
+        if said.get("session_id") is not None:
             return ()
         wanted: tuple[str, ...] = ()
         if whose.made and self._sessions:
             wanted = ("session_id", "engagement_time_msec")
         elif whose.session_id is not None:
             wanted = ("session_id",)
-        return tuple(name for name in wanted if draft.params.get(name) is None)
+        return tuple(name for name in wanted if said.get(name) is None)
 
     def _ready(self, draft: Draft, bare: Event, judged: Judged, whose: Attributed) -> Ready:
         who = "" if whose.own else (bare.sender.client_id or bare.sender.app_instance_id or "")
@@ -246,7 +279,9 @@ class Sorter:
             attributed=whose,
             room=judged.room,
             human=draft.actor != "machine",
-            seen=duplicates.marks(bare, who=who, brought_id=draft.event_id is not None),
+            seen=duplicates.marks(
+                bare, who=who, brought_id=draft.event_id is not None, said_us=draft.time_us
+            ),
             counts=_counts(judged, whose),
         )
 
@@ -279,6 +314,7 @@ def counted(items: Iterable[Ready | RawMessage]) -> Counter[str]:
 
 def _counts(judged: Judged, whose: Attributed) -> dict[str, int]:
     counts = {f"repaired.{kind}": number for kind, number in judged.repaired.items()}
+    counts |= {f"noted.{what}": number for what, number in judged.noted.items()}
     if not whose.made and whose.session_id is None and "session_id" not in judged.event.params:
         counts["noted.borrowed_without_session"] = 1
     return counts
@@ -298,17 +334,36 @@ def _is_coarser(time_us: int, now_us: int) -> bool:
     return any(-FUTURE_US <= now_us - time_us * unit <= PAST_US for unit in COARSER)
 
 
+def _moment(event: Event, *, local: bool) -> Stamp:
+    """When it happened, for its sitting. Without a boot: before this one, or nobody knows where in it.
+
+    ``local``: its time was read from this device's clock. That it is not in the stamp then means
+    that this boot's clock has not shown it, or more than once.
+    """
+    stamp, time_us = event.stamp, event.time_us
+    if time_us is None:
+        return stamp
+    then_us = stamp.boot_us - max(0, stamp.wall_us - time_us)  # the future is now
+    if local or not stamp.boot_id or not stamp.trusted or then_us < 0:
+        return Stamp(time_us, 0, "", trusted=True)
+    return Stamp(min(time_us, stamp.wall_us), then_us, stamp.boot_id, trusted=True)
+
+
 def _misfit(draft: Draft, errors: tuple[InvalidEvent, ...]) -> Misfit:
     """An event that can go nowhere, with all that it said: who mends it wants its own time too."""
     return Misfit(errors, jsontext.dumps(draft.said or {"name": draft.name}), draft.stamp)
 
 
-def _refuse_unsendable(event: Event, stream: Stream | None) -> None:
+def _refuse_too_large(event: Event) -> None:
     if too_large(event):
         raise InvalidEvent(
             "events", f"found an event of over {BODY_LIMIT} bytes, expected less",
             "VALUE_OUT_OF_BOUNDS",
         )  # fmt: skip
+
+
+def _refuse_unsendable(event: Event, stream: Stream | None) -> None:
+    _refuse_too_large(event)
     if stream is None:
         return
     needed = "app_instance_id" if stream.is_app else "client_id"

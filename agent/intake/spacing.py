@@ -1,7 +1,9 @@
 """Keeps the times of a client's events apart: GA4 orders them by nothing else.
 
 Events of one body, of one burst or of one file came at the same moment as far as anybody knows, and
-publishers count in seconds. Each gets a microsecond of its own, in the order of arrival.
+publishers count in seconds. Each gets a microsecond of its own, in the order of arrival. Nothing of
+it is stored: after a restart, events of a second that was begun before it may share a microsecond
+with those that were taken before.
 """
 
 import threading

@@ -4,6 +4,7 @@ import sqlite3
 
 from agent.queue import schema
 from agent.queue.failures import UnreadableQueue
+from agent.queue.migration import migrate
 
 WAL_PAGES = 1000  # checkpoint at 1 MB
 WAL_LIMIT = 1024 * 1024  # bytes the WAL is cut back to
@@ -11,7 +12,7 @@ FREE_PAGES = 1024  # pages the file keeps for what comes next: giving back costs
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Set what SQLite ignores once the file is in WAL mode, then switch."""
+    """Set what SQLite ignores once the file is in WAL mode, then switch; bring it up to date."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > schema.VERSION:
         raise UnreadableQueue(
@@ -27,6 +28,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     # Debian's default writes zeros over what is deleted: as much as the events were, into the WAL.
     connection.execute("PRAGMA secure_delete = FAST")
+    migrate(connection)
 
 
 def give_back(connection: sqlite3.Connection, pages: int) -> None:

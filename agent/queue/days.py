@@ -1,21 +1,25 @@
 """The ledger by UTC day, stream and event name: what anyone can compare with GA4.
 
 It is written in the transactions that move the rows, all changes of one in a few upserts. Its days
-are those of the events, not of a clock: a clock that jumps makes no day disappear.
+are those of the events, not of a clock: a clock that jumps makes no day disappear. Only what was
+sent is known to lie on its day. So the days up to the newest one on which something was sent have
+their places, and those ahead of it, which a wrong clock may have made up, have places of their own.
 """
 
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import Literal
 
 from agent.event import Event, RawMessage
 from agent.queue.ledger import day_of
 
-KEPT = 35  # days on which something happened
+KEPT = 35  # days on which something happened; of those ahead as many
 OF_CLIENTS = 2  # days for which clients are counted: GA4's limit is per day
 NAME_MAX = 60  # characters: GA4 takes 40
+SINCE = "2025-01-01"  # no agent ran before: a clock that shows an earlier day was never set
 OTHER = "(other)"  # the names beyond those that a day may have
 RAW, DAMAGED = "(raw message)", "(damaged)"
 CLIENT = "client"  # the counter of a client's events; its rows have a digest for a name
@@ -110,7 +114,7 @@ class Days:
             if name is not None:
                 connection.execute(_UPSERT, (day, stream, name, counter, change))
         if not {key[0] for key in changes} <= self._known:
-            self._trim(connection)
+            self._trim(connection, {key[0] for key in changes if key[-1] == "received"})
 
     def _admitted(self, connection: sqlite3.Connection, key: DayKey) -> str | None:
         """The name under which it is counted; None for a client that is one too many."""
@@ -128,12 +132,17 @@ class Days:
             self._crowded.add(crowd)
         return None if is_client else OTHER
 
-    def _trim(self, connection: sqlite3.Connection) -> None:
-        """When a day has begun: forget what is older than the days that are kept."""
-        days = _newest_first(connection)
-        if len(days) > KEPT:
-            connection.execute("DELETE FROM ledger_days WHERE day < ?", (days[KEPT - 1],))
-        self._known = set(days[:KEPT])
+    def _trim(self, connection: sqlite3.Connection, taken: set[str]) -> None:
+        """When a day has begun: forget the days that have no place.
+
+        ``taken``: the days of what was just taken, by the clock as it stands now.
+        """
+        sent, ahead = _sent_and_ahead(connection)
+        kept = {*sent[:KEPT], *_believed_first(ahead, taken)[:KEPT]}
+        kept |= {day for day in taken if day < SINCE}  # it was taken today; gone with the next day
+        gone = [(day,) for day in (*sent, *ahead) if day not in kept]
+        connection.executemany("DELETE FROM ledger_days WHERE day = ?", gone)
+        self._known = kept
         self._crowded.clear()
 
     def _trim_clients(self, connection: sqlite3.Connection, days: set[str]) -> None:
@@ -143,23 +152,28 @@ class Days:
         newest = list(_with_clients(connection, _newest_first(connection)))
         self._with_clients = {*newest, *days}
         sql = f"DELETE FROM ledger_days WHERE day < ? AND counter = '{CLIENT}'"
-        connection.execute(sql, (newest[-1],))
+        # None is there if all were counted on days that are too old to be kept.
+        connection.executemany(sql, [(day,) for day in newest[-1:]])
 
 
 def read_days(
     connection: sqlite3.Connection, *, last: int = KEPT, stream: str | None = None
 ) -> list[DayRow]:
-    """The newest days, the oldest of them first; of one stream or of all."""
-    days = _newest_first(connection)[:last]
-    if not days:
-        return []
+    """The newest days, the oldest of them first; of one stream or of all.
+
+    So many up to the newest day on which something was sent, and as many of those ahead of it;
+    with KEPT all of these.
+    """
+    sent, ahead = _sent_and_ahead(connection)
+    days = [*sent[:last], *(ahead[:last] if last < KEPT else ahead)]
+    marks = ",".join("?" * len(days))
     sql = (
-        "SELECT day, stream, event, counter, value FROM ledger_days WHERE day >= ? "
+        f"SELECT day, stream, event, counter, value FROM ledger_days WHERE day IN ({marks}) "
         f"AND counter <> '{CLIENT}' AND value <> 0 AND (? IS NULL OR stream = ?) "
         "ORDER BY day, stream, event, counter"
     )
     found: dict[tuple[str, str, str], dict[str, int]] = {}
-    for day, of, event, counter, value in connection.execute(sql, (days[-1], stream, stream)):
+    for day, of, event, counter, value in connection.execute(sql, (*days, stream, stream)):
         found.setdefault((day, of, event), {})[counter] = value
     return [_row(place, counters) for place, counters in found.items()]
 
@@ -196,6 +210,34 @@ def nearness(figures: Sequence[Near], apps: Collection[str]) -> list[Near]:
 
 def _newest_first(connection: sqlite3.Connection) -> list[str]:
     return sorted((day for (day,) in connection.execute(_ALL_DAYS)), reverse=True)
+
+
+def _sent_and_ahead(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    """The days up to the newest one on which something was sent, and those ahead; newest first."""
+    days = _newest_first(connection)
+    sql = "SELECT 1 FROM ledger_days WHERE day = ? AND counter = 'sent' LIMIT 1"
+    first = next(
+        (n for n, day in enumerate(days) if connection.execute(sql, (day,)).fetchone()), None
+    )
+    return ([], days) if first is None else (days[first:], days[:first])
+
+
+def _believed_first(ahead: Sequence[str], taken: Collection[str]) -> list[str]:
+    """Days that nothing was sent on yet, in the order in which they deserve a place.
+
+    The newest first. But days that lie far ahead of what is being taken were made up by a clock
+    that has been set back since: they come last, the furthest at the end.
+    """
+    horizon = _after(max((day for day in taken if day >= SINCE), default="9999-12-31"))
+    return [day for day in ahead if day <= horizon] + [day for day in ahead[::-1] if day > horizon]
+
+
+def _after(day: str) -> str:
+    """The day that is so much later that all between have a place."""
+    try:
+        return (date.fromisoformat(day) + timedelta(days=KEPT - 1)).isoformat()
+    except OverflowError:
+        return day
 
 
 def _with_clients(connection: sqlite3.Connection, days: Sequence[str]) -> Iterator[str]:

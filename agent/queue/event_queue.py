@@ -30,8 +30,9 @@ from agent.queue.failures import QueueFull, StorageError, UnreadableQueue, unusa
 from agent.queue.group_commit import GroupCommit, Transaction
 from agent.queue.lanes import Lane, Lanes
 from agent.queue.ledger import Books, Ledger, Sent
+from agent.queue.order import NEWEST, Candidate, Dated, Order, candidates, dated, dated_row
 from agent.queue.pages import READY, Page, Selection, read_page
-from agent.queue.rows import NewRow, Rows, placed, undamaged
+from agent.queue.rows import UNCERTAIN, NewRow, Rows, placed, undamaged
 from agent.queue.serializer import DamagedRow
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._days = Days(names=bounds.names, clients=bounds.clients)
         self._figures: tuple[float, list[Near]] | None = None
         self._lanes = Lanes(waiting=self._waiting)
+        self._order = Order()
         self._oldest_id = 0  # below it are only dead letters, which may be many
+        self._looked_at: dict[int, Dated | None] = {}  # what the candidates for the oldest said
         self._oldest_lock = threading.Lock()
         self._upkeep_lock = threading.Lock()  # one step of a purge or requeue at a time
         self._ballast: Ballast | None = None
@@ -136,6 +139,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         if not self._has_room(rows):
             self._trouble = "disk_full"
             raise StorageError("disk_full", "cannot take events: the disk is full")
+        for boot in boots:
+            self._order.begin(boot.boot_id, boot.number)
 
         def work(transaction: Transaction) -> None:
             self._decline_when_full(transaction.connection, rows)
@@ -360,28 +365,38 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def max_bytes(self, value: int) -> None:
         self._max_bytes = value
 
-    def oldest(self, *, on_pick: Callable[[int], None] = lambda _id: None) -> Event | None:
-        """The event that has waited longest, leased ones included.
+    def oldest_candidates(
+        self, *, on_pick: Callable[[int], None] = lambda _id: None
+    ) -> tuple[Dated, ...]:
+        """When the waiting events happened of which one is the oldest, leased ones included.
 
-        ``on_pick`` hears its row's id before its content is looked at.
+        Empty if none waits. ``on_pick`` hears a row's id before its content is looked at.
         """
         if not self.books.queued:
-            return None
-        sql = (
-            f"SELECT _id, CAST(data AS BLOB) FROM {self._table} "
-            f"WHERE status < {READY} AND _id >= ? ORDER BY _id LIMIT 1"
-        )
+            return ()
         with self._oldest_lock:
-            found = self._read(sql, self._oldest_id)
-            self._oldest_id = found[0][0] if found else self._oldest_id
-        for row_id, data in found:
-            on_pick(row_id)
-            try:
-                item = serializer.loads(data)
-            except DamagedRow:
-                return None  # the next lease buries it
-            return item if isinstance(item, Event) else None
-        return None
+            found = self._candidates()
+            known, self._looked_at = self._looked_at, {}
+
+            def look(row_id: int) -> Dated | None:
+                if row_id not in known:
+                    on_pick(row_id)
+                    known[row_id] = self._dated(row_id)
+                self._looked_at[row_id] = known[row_id]
+                return known[row_id]
+
+            return dated(found, look)
+
+    def _candidates(self) -> list[Candidate]:
+        with self.action_lock:
+            found = candidates(self._getter, self._table, after=self._oldest_id - 1)
+        in_order = [each.id for each in found if not each.early]
+        self._oldest_id = in_order[0] if in_order else self._oldest_id
+        return found
+
+    def _dated(self, row_id: int) -> Dated | None:
+        found = self._read(f"SELECT CAST(data AS BLOB) FROM {self._table} WHERE _id = ?", row_id)
+        return dated_row(found[0][0]) if found else None
 
     def committing_s(self) -> float:
         """Seconds for which a commit has been running: a dying card takes minutes."""
@@ -392,7 +407,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _init(self) -> None:
         super()._init()
         self._table = self._table_name
-        self._rows = Rows(self._table)
+        self._rows = Rows(self._table, self._order)
         for connection in (self._getter, self._putter):
             connection.text_factory = text  # a flipped bit in a text must not raise
         for index in schema.INDEXES:
@@ -429,6 +444,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._ledger.read(self._getter)
         self.resume_unack_tasks()
         self._adopt()
+        self._remember_order()
         self._count_lanes()
 
     def _adopt(self) -> None:
@@ -439,6 +455,14 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             self._durably(
                 lambda transaction: self._rows.adopt(transaction, foreign, now=time.time())
             )
+
+    def _remember_order(self) -> None:
+        """What comes next is compared with what was put before."""
+        for boot_id, number, _ in self.boots():
+            self._order.begin(boot_id, number)
+        sql = f"SELECT CAST(data AS BLOB) FROM {self._table} ORDER BY _id DESC LIMIT {NEWEST}"
+        found = [dated_row(data) for (data,) in self._read(sql)]
+        self._order.remember(one.stamp for one in found if one)
 
     def _count_lanes(self) -> None:
         sql = (
@@ -594,7 +618,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         log.warning("dropping %d events: it is uncertain whether they were delivered", len(ids))
         # If the disk refuses they stay leased, so that nobody sends them before the next start.
         with contextlib.suppress(StorageError):
-            self.drop(ids, reason="uncertain")
+            self.drop(ids, reason=UNCERTAIN.removeprefix("dropped."))
 
     def _wait_again(self, events: Sequence[tuple[int, Event]]) -> None:
         with self._oldest_lock:

@@ -2,18 +2,18 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.event import BootRow, Event
+from agent.event import BootRow, Event, Stamp
 from agent.queue.days import KEPT, DayRow, Near, limits, read_days
 from agent.queue.event_queue import FILE_NAME
 from agent.queue.ledger import Books, books_of
+from agent.queue.order import Dated, candidates, dated, dated_row
 from agent.queue.pages import ID_MAX, Row, Selection, read_page
-
-TABLE = "ack_queue_default"
+from agent.queue.schema import TABLE
 
 
 class CannotRead(Exception):  # noqa: N818 - named after what happened
@@ -22,12 +22,18 @@ class CannotRead(Exception):  # noqa: N818 - named after what happened
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the file says: the books, its bytes in use, the event that waits longest, the boots."""
+    """What the file says: the books, its bytes in use, the event that waits first, the boots.
+
+    ``candidates``: when the waiting events happened of which one is the oldest. ``alive``: the
+    stamp of the last write.
+    """
 
     books: Books
     used_bytes: int
     oldest: Event | None
     boots: tuple[BootRow, ...] = ()
+    candidates: tuple[Dated, ...] = ()
+    alive: Stamp | None = None
 
 
 class Reader:
@@ -58,10 +64,21 @@ class Reader:
 
     @property
     def oldest(self) -> Event | None:
-        """The event that waits longest; None too if its row is damaged."""
+        """The event that waits first; None too if its row is damaged."""
         rows = read_page(self._connection, TABLE, Selection(), 0, limit=1).rows
         item = rows[0].item if rows else None
         return item if isinstance(item, Event) else None
+
+    @property
+    def oldest_candidates(self) -> tuple[Dated, ...]:
+        """When the waiting events happened of which one is the oldest; as the daemon says."""
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return dated(candidates(self._connection, TABLE, version=version), self._dated)
+
+    def _dated(self, row_id: int) -> Dated | None:
+        sql = f"SELECT CAST(data AS BLOB) FROM {TABLE} WHERE _id = ?"
+        found = self._connection.execute(sql, (row_id,)).fetchone()
+        return dated_row(found[0]) if found else None
 
     @property
     def boots(self) -> tuple[BootRow, ...]:
@@ -115,7 +132,26 @@ def reading(directory: Path) -> Iterator[Reader]:
 def read_snapshot(directory: Path) -> Snapshot:
     """The figures of a state directory. Raises CannotRead."""
     with reading(directory) as reader:
-        return Snapshot(reader.books, reader.used_bytes, reader.oldest, reader.boots)
+        return Snapshot(
+            books=reader.books,
+            used_bytes=reader.used_bytes,
+            oldest=reader.oldest,
+            boots=reader.boots,
+            candidates=reader.oldest_candidates,
+            alive=_last_write(directory),
+        )
+
+
+def _last_write(directory: Path) -> Stamp:
+    """When the file was last written, as the wall clock showed it then."""
+    files = [directory / FILE_NAME, directory / f"{FILE_NAME}-wal"]
+    found = []
+    for path in files:
+        with suppress(FileNotFoundError):  # the WAL is only there while it is needed
+            found.append(path.stat())
+    # Who only reads may leave an empty WAL, with the time at which it looked.
+    newest_ns = max((each.st_mtime_ns for each in found if each.st_size), default=0)
+    return Stamp(newest_ns // 1000, 0, "", trusted=False)
 
 
 def owner(directory: Path) -> str:

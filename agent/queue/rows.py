@@ -15,10 +15,12 @@ from agent.queue.days import CLIENT, Place, place_of
 from agent.queue.group_commit import Transaction
 from agent.queue.lanes import Lane
 from agent.queue.ledger import Sent
+from agent.queue.order import Dated, Order
 from agent.queue.pages import DEAD, READY, Row
 from agent.queue.serializer import DamagedRow
 
 PURGED = "dropped.purged"
+UNCERTAIN = "dropped.uncertain"
 
 
 class Columns(NamedTuple):
@@ -36,10 +38,14 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """A row that is not in the file yet; ``place``: where its day counts it."""
+    """A row that is not in the file yet.
+
+    ``place``: where its day counts it. ``dated``: when it happened; None if nobody knows.
+    """
 
     columns: Columns
     place: Place
+    dated: Dated | None = None
 
     @classmethod
     def of(cls, item: Event | RawMessage) -> "NewRow":
@@ -49,10 +55,10 @@ class NewRow:
         place = place_of(item)
         if isinstance(item, RawMessage):
             dead = Columns(data, written, DEAD, "?", "", Priority.NORMAL, len(data), item.reason)
-            return cls(dead, place)
+            return cls(dead, place)  # it never waits, so its order does not matter
         sender = hashlib.blake2b(item.sender.key.encode(), digest_size=8).hexdigest()
         lane = (item.stream, sender, int(item.priority))
-        return cls(Columns(data, written, 0, *lane, len(data), None), place)
+        return cls(Columns(data, written, 0, *lane, len(data), None), place, Dated.of(item))
 
     @property
     def lane(self) -> Lane:
@@ -68,16 +74,17 @@ class NewRow:
 class Rows:
     """The table of events. Every method works inside the caller's transaction."""
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, order: Order) -> None:
         self._table = table
+        self._order = order
 
     def insert(self, transaction: Transaction, rows: Sequence[NewRow]) -> None:
         """Add rows behind all others."""
         transaction.connection.executemany(
             f"INSERT INTO {self._table} "
-            "(data, timestamp, status, stream, sender, priority, bytes, reason) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [row.columns for row in rows],
+            "(data, timestamp, status, stream, sender, priority, bytes, reason, early) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*row.columns, self._order.early(row.dated) if row.dated else None) for row in rows],
         )
         for row in rows:
             _count_in(transaction, row)
@@ -86,10 +93,11 @@ class Rows:
         self, transaction: Transaction, foreign: Iterable[tuple[int, bytes]], *, now: float
     ) -> None:
         """Give rows that a plain SQLiteAckQueue put what it does not know of."""
-        sql = f"UPDATE {self._table} SET {schema.FILLED} WHERE _id = ?"
+        sql = f"UPDATE {self._table} SET {schema.FILLED}, early = ? WHERE _id = ?"
         for row_id, data in foreign:
             row = _foreign(data, now)
-            transaction.connection.execute(sql, (*row.columns, row_id))
+            early = row.dated.claimed_s if row.dated else None  # nobody knows in what order
+            transaction.connection.execute(sql, (*row.columns, early, row_id))
             _count_in(transaction, row)
 
     def mark_sending(self, transaction: Transaction, ids: Sequence[int], value: int) -> None:
@@ -120,7 +128,10 @@ class Rows:
         self._change(transaction, change, ids, "dead", reason)
 
     def revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
-        """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged."""
+        """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged.
+
+        Their order among the others is still that of when they came: ``early`` stays.
+        """
         sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
         revived = 0
         for row_id, event in events:

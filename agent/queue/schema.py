@@ -1,9 +1,10 @@
 """The tables of the queue's file. Additive within a major version; VERSION is `user_version`.
 
-All tables exist from the first version, so that an update never has to rewrite a card.
+An update never has to rewrite a card: see migration.py for what it does to an older file.
 """
 
-VERSION = 1
+VERSION = 2
+TABLE = "ack_queue_default"  # upstream's name for the table of rows
 PAGE_SIZE = 1024  # one event a second costs 9.6 kB of writes an event; 28 kB with 4096
 
 # persist-queue's table. Its first four columns keep upstream's order, because upstream reads
@@ -17,7 +18,8 @@ QUEUE_TABLE = (
     "priority INTEGER NOT NULL DEFAULT 1, "
     "bytes INTEGER NOT NULL DEFAULT 0, "
     "sending INTEGER NOT NULL DEFAULT 0, "  # on_uncertain = "lose": committed before the POST
-    "reason TEXT)"  # of a dead letter
+    "reason TEXT, "  # of a dead letter
+    "early REAL)"  # seconds since 1970, of a row that is older than its place says; see order.py
 )
 
 # What the queue writes of a row, to give one that is there already the columns of a new one.
@@ -28,13 +30,17 @@ FILLED = "data = ?, timestamp = ?, status = ?, stream = ?, sender = ?, priority 
 # who looks for a key does so in memory. Rows of `ledger_days` with the counter "client" have a
 # client's digest in place of an event's name: there they cost no page of their own.
 
-# Only what is not of normal priority is indexed: a full index costs half again as much wear.
+# Only what is out of the ordinary is indexed: a full index costs half again as much wear.
 INDEXES = (
     (
         "CREATE INDEX IF NOT EXISTS queue_priority ON {table_name} (priority, {key_column}) "
         "WHERE priority <> 1 AND status < 2"
     ),
     "CREATE INDEX IF NOT EXISTS queue_dead ON {table_name} ({key_column}) WHERE status = 9",
+    (
+        "CREATE INDEX IF NOT EXISTS queue_early ON {table_name} (early) "
+        "WHERE early IS NOT NULL AND status < 2"
+    ),
 )
 
 TABLES = """

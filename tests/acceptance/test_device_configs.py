@@ -113,6 +113,13 @@ def test_every_event_in_the_comments_is_one_that_ga4_takes(name):
         assert validate(body, stream="web", now_us=0) == ()
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_example_makes_an_event_id_of_a_number_that_may_begin_anew(name):
+    """What has the same event_id is refused as a repeat, whatever else it says."""
+    mqtt = load(FOLDER / name).mqtt
+    assert [each.topic for each in (mqtt.subscriptions if mqtt else ()) if each.event_id] == []
+
+
 # -- what they become when they are run --------------------------------------------------------
 
 
@@ -374,6 +381,26 @@ def test_each_customer_of_the_vending_machine_is_a_user_and_has_a_session(make_s
     [(client, session)] = [(c, s) for name, c, s in seen if name == "cabinet_temperature"]
     assert session is None
     assert client not in {client for client, _ in starts}
+
+
+@pytest.mark.slow
+def test_a_vending_machine_that_counts_from_one_again_loses_no_sale(make_scene):
+    """What is published twice is one sale; the number with another total is another one."""
+    scene, broker = make_scene("vending.toml")
+    start(scene, broker)
+    sale = next(s for s in steps(scene.text) if "4711" in s.command)
+    other = sale.command.replace('"total": 550', '"total": 800')
+    for command in (sale.command, sale.command, other, other):
+        scene.run(command)
+    scene.daemon.wait(lambda status: status["ledger"]["refused"].get("duplicate") == 2)
+    books = scene.daemon.drained()
+    sold = [(own["transaction_id"], own["value"]) for own in _params(scene)]
+    assert sorted(sold) == [("17-4711", 5.5), ("17-4711", 8)]
+    assert (books.received, books.noted["transaction_id_reused"]) == (2, 1)
+
+
+def _params(scene: Scene) -> list[dict]:
+    return [own_params(event) for event in scene.emulator.events()]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -131,9 +132,50 @@ def test_the_same_purchase_counts_once_and_a_changed_one_is_told(daemon, emulato
     assert daemon.log.count("found a transaction_id again with other content") == 1
 
 
-def test_a_purchase_without_its_number_is_refused(daemon):
+def test_two_machines_that_number_alike_lose_no_sale(daemon, emulator):
     daemon.start()
-    assert post(daemon.setup.http_port, "/events", purchase("", 2.5)) == 400
+    for client_id in ("11.1", "22.2", "11.1", "22.2"):
+        hand_in(daemon, {**purchase("0001", 1.5), "client_id": client_id})
+    books = daemon.drained()
+    senders = [r.body["client_id"] for r in emulator.requests() for _ in r.events]
+    assert sorted(senders) == ["11.1", "22.2"]
+    assert dict(books.refused) == {"duplicate": 2}
+    assert books.noted["transaction_id_reused"] == 1
+
+
+def test_of_one_sale_the_same_amount_may_be_given_back_twice_at_different_times(daemon, emulator):
+    """By this machine's clock: such times end up in the stamp, and count as they were said."""
+    daemon.start()
+    now_us = time.time_ns() // 1000
+    parts = {"transaction_id": "T-1", "value": 1, "currency": "EUR"}
+    first = {"name": "refund", "params": parts, "timestamp_micros": now_us - 20_000_000}
+    second = {**first, "timestamp_micros": now_us - 10_000_000}
+    hand_in(daemon, first, second)
+    hand_in(daemon, second)
+    books = daemon.drained()
+    assert [event["name"] for event in emulator.events()] == ["refund", "refund"]
+    assert dict(books.refused) == {"duplicate": 1}
+    assert "transaction_id_reused" not in books.noted
+
+
+def test_what_another_agent_sends_twice_counts_once(daemon, emulator):
+    """It goes on with the id that the first agent gave it, and comes to the second as a param."""
+    daemon.start()
+    hand_in(daemon, event(1))
+    daemon.drained()
+    [sent] = emulator.events()
+    handed_on = {"client_id": "5.5", "events": [sent]}
+    for _ in range(2):
+        assert post(daemon.setup.http_port, "/mp/collect", handed_on) == 204
+    books = daemon.drained()
+    assert ids_of(emulator.events()) == [1, 1]
+    assert dict(books.refused) == {"duplicate": 1}
+
+
+@pytest.mark.parametrize("number", ["", "  "], ids=["empty", "blank"])
+def test_a_purchase_without_its_number_is_refused(daemon, number):
+    daemon.start()
+    assert post(daemon.setup.http_port, "/events", purchase(number, 2.5)) == 400
     assert daemon.status()["ledger"]["refused"] == {"invalid": 1}
 
 

@@ -132,6 +132,41 @@ def test_a_program_may_say_when_a_sitting_begins_and_ends(device, kiosk, emulato
     assert all("session" not in event for event in emulator.events())
 
 
+def test_an_end_begins_no_sitting(device, kiosk, emulator):
+    """Neither the first one, nor a second, nor that of a page which idles longer than we do."""
+    tap(kiosk, "lone", session="end")
+    tap(kiosk, "a1")
+    tap(kiosk, "a2", session="end")
+    tap(kiosk, "a3", session="end")
+    device.pass_time(TIMEOUT + 1)
+    tap(kiosk, "later", session="end")
+    tap(kiosk, "b1")
+    device.pass_time(TIMEOUT + 1)
+    tap(kiosk, "b2", session="end")
+    found = sent(kiosk, emulator)
+    assert found["lone"].keys() == found["later"].keys() == {"event_id"}
+    first, second = found["a1"]["session_id"], found["b1"]["session_id"]
+    assert first == found["a2"]["session_id"] == found["a3"]["session_id"] < second
+    assert found["b2"]["session_id"] == second
+    assert found["b2"]["engagement_time_msec"] == 1, "they had left"
+
+
+@pytest.mark.parametrize("session", [None, "start", "end"])
+def test_what_was_noted_before_this_boot_is_not_of_the_present_sitting(
+    device, make_kiosk, emulator, session
+):
+    """The program kept it through a power cut and hands it in with its own time."""
+    daemon = make_kiosk(SITTING)
+    mark = {"session": session} if session else {}
+    tap(daemon, "a1")
+    tap(daemon, "old", timestamp_micros=device.shown_us() - 20 * 3600 * 1_000_000, **mark)
+    tap(daemon, "a2")
+    found, whose = sent(daemon, emulator), clients(daemon, emulator)
+    assert found["old"].keys() == {"event_id"}
+    assert found["a1"]["session_id"] == found["a2"]["session_id"]
+    assert whose["a1"] == whose["a2"] != whose["old"]
+
+
 def test_a_machine_neither_begins_nor_prolongs_a_sitting(device, kiosk, emulator):
     tap(kiosk, "restocked", actor="machine")
     tap(kiosk, "a1")

@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 
 import pytest
+import requests
 
+from agent.control import ask
 from agent.emulator import Fault
 from agent.event import Event, Sender, Stamp
 from agent.ga4.request import encode
@@ -295,3 +297,16 @@ def test_a_wrong_timeout_or_configuration_is_status_2(make_daemon, setup):
     assert "found '5'" in done(daemon, "drain", "--timeout", "5", status=2)
     daemon.write("state_directory = [")
     assert str(daemon.config) in done(daemon, "drain", status=2)
+
+
+def test_a_page_with_a_wrong_origin_is_seen_by_who_looks_on(make_daemon, setup):
+    """It cannot read its answer, and nobody else hears of it."""
+    daemon = make_daemon(setup)
+    daemon.start()
+    newest = ask(setup.state, "recent")["newest"]
+    url = f"http://127.0.0.1:{setup.http_port}/events"
+    page = {"Origin": "https://shop.example"}
+    assert requests.post(url, b'{"name":"tap"}', headers=page, timeout=10).status_code == 403
+    [sighting] = ask(setup.state, "recent", after=newest)["sightings"]
+    assert (sighting["source"], sighting["turned_away"]["reason"]) == ("http", "forbidden")
+    assert "https://shop.example" in sighting["turned_away"]["why"]

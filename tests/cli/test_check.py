@@ -70,6 +70,19 @@ def test_a_secret_that_others_can_read_is_refused(check, tmp_path):
     assert "s3cr3t" not in out + err
 
 
+APP = '[stream.app]\nfirebase_app_id = "1:2:android:3"\n'
+
+
+def test_an_app_stream_whose_events_must_all_name_somebody_is_said(check):
+    """The agent makes client ids up, but no app_instance_id."""
+    status, out, err = check(f"{STREAM}{APP}")
+    assert (status, err) == (0, "")
+    assert "not yet: stream app: there is no app_instance_id for events that name none" in out
+    assert "app_instance_id" not in check(STREAM)[1]
+    named = f'{STREAM}{APP}[device]\napp_instance_id = "{"0a" * 16}"\n'
+    assert "app_instance_id" not in check(named)[1]
+
+
 MQTT = '[mqtt]\nhost = "b"\n[[mqtt.subscriptions]]\ntopic = "gym/door"\n'
 KEYED = 'event = "visit"\nclient_key = "{json.card}"\n'
 

@@ -31,6 +31,7 @@ from tests.waiting import free_port
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-0815"
 DAY_S = 86_400
+NOTHING_YET = OutletReport("main", "ok", "", 0.0, None)
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 
@@ -359,6 +360,32 @@ def test_a_port_that_refuses_is_found(well):
     ended, lines = well.doctor()
     assert (ended, lines["endpoint main"][0]) == (1, "trouble")
     assert "connection refused - check network and firewall" in lines["endpoint main"][1]
+
+
+def test_an_address_at_which_nobody_takes_events_is_found(box, emulator):
+    """The daemon's status is that of its start: it has delivered nothing yet."""
+    with daemon(box.state, status=lambda: status(outlets=(NOTHING_YET,))):
+        assert box.doctor()[1]["endpoint main"][0] == "ok"
+        emulator.fail(Fault("status", status=404))
+        ended, lines = box.doctor()
+    assert (ended, lines["endpoint main"][0]) == (1, "trouble")
+    assert (
+        "answers 404, which GA4 would not - check [stream.main] endpoint"
+        in (lines["endpoint main"][1])
+    )
+
+
+def test_an_own_container_without_a_debug_path_is_right_when_it_takes_events(well, emulator):
+    emulator.fail(Fault("status", status=404))
+    assert well.doctor()[1]["endpoint main"][0] == "ok"
+
+
+def test_a_stream_that_the_daemon_calls_misconfigured_is_not_called_right(box):
+    refused = OutletReport("main", "misconfigured", "found 404, expected 204; check it", 9.0, None)
+    with daemon(box.state, status=lambda: status(outlets=(refused,))):
+        ended, lines = box.doctor()
+    assert (ended, lines["endpoint main"][0]) == (1, "trouble")
+    assert "does not take the daemon's events: found 404" in lines["endpoint main"][1]
 
 
 @pytest.mark.parametrize("kind", ["login_page", "redirect"])

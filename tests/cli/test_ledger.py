@@ -1,18 +1,21 @@
 """``ga4-agent ledger``: what anyone can compare with GA4, whether the daemon runs or not."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from agent.event import Stamp
-from agent.queue.event_queue import EventQueue
+from agent.queue.event_queue import FILE_NAME, EventQueue
 from agent.queue.ledger import DAY_US, Sent
 from tests.cli.running import ga4_agent
 from tests.cli.socket_of import daemon
 
 CAP = 64 * 1024 * 1024
 DAY = "2024-01-15"
+LATER_US = 1_772_352_000_000_000  # 2026-03-01 08:00 UTC
 STAMP = Stamp(wall_us=1_705_305_600_000_000, boot_us=1, boot_id="boot", trusted=True)
 
 
@@ -126,10 +129,75 @@ def test_the_daemon_knows_better_until_when_it_is_complete(filled, config, state
         assert document(config)["complete_until"] == "2024-01-15T09:30:00+00:00"
 
 
-def test_an_empty_queue_is_complete_until_now(state, config):
+def stopped_at(state, time_us):
+    """A daemon that last wrote its file then, with nothing left to deliver."""
+    EventQueue.open(state, max_bytes=CAP).close()
+    for path in state.glob(f"{FILE_NAME}*"):
+        os.utime(path, ns=(time_us * 1000, time_us * 1000))
+
+
+@pytest.mark.parametrize("ask", [("ledger", "--json"), ("status", "--json")], ids=lambda a: a[0])
+def test_a_stopped_agent_is_complete_until_it_was_last_alive(state, config, ask):
+    """Nobody knows what has happened since. Asking changes nothing about that."""
+    stopped_at(state, LATER_US)
+    for _ in range(2):
+        found = json.loads(ga4_agent(*ask, "--config", config).stdout)
+        until = found.get("complete_until") or found["queue"]["complete_until"]
+        assert until == "2026-03-01T08:00:00+00:00"
+
+
+@pytest.mark.parametrize("ask", [("ledger", "--json"), ("status", "--json")], ids=lambda a: a[0])
+def test_what_waits_in_the_spool_folder_of_a_stopped_agent_is_not_delivered(
+    state, config, tmp_path, ask
+):
+    stopped_at(state, LATER_US)
+    with Path(config).open("a") as file:
+        file.write(f'[spool]\ndirectory = "{tmp_path}/in"\n')
+    (tmp_path / "in").mkdir()
+    for hours, name in enumerate(("b.json", "a.json", ".written.json")):
+        path = tmp_path / "in" / name
+        path.write_text("{}")
+        ns = (LATER_US - (1 + hours) * 3_600_000_000) * 1000
+        os.utime(path, ns=(ns, ns))
+    found = json.loads(ga4_agent(*ask, "--config", config).stdout)
+    until = found.get("complete_until") or found["queue"]["complete_until"]
+    assert until == "2026-03-01T06:00:00+00:00"
+
+
+def test_who_reads_beside_it_does_not_make_it_look_alive(state, config):
+    """Reading may leave an empty WAL behind, with the time of now."""
+    stopped_at(state, LATER_US)
+    (state / f"{FILE_NAME}-wal").touch()
+    assert document(config)["complete_until"] == "2026-03-01T08:00:00+00:00"
+
+
+def test_a_daemon_that_was_killed_was_alive_when_it_last_wrote_to_the_wal(
+    state, config, make_event
+):
+    stopped_at(state, LATER_US)
+    queue = EventQueue.open(state, max_bytes=CAP)
+    queue.put_many([make_event()])
+    queue.ack_many([row.id for row in queue.lease("main", limit=1)])
+    os.utime(state / FILE_NAME, ns=(LATER_US * 1000, LATER_US * 1000))
+    wal_ns = (LATER_US + 3_600_000_000) * 1000
+    os.utime(state / f"{FILE_NAME}-wal", ns=(wal_ns, wal_ns))
+    assert document(config)["complete_until"] == "2026-03-01T09:00:00+00:00"
+    queue.close()
+
+
+def test_an_empty_ledger_says_so(state, config):
     EventQueue.open(state, max_bytes=CAP).close()
     assert document(config)["days"] == []
     assert "no events" in shown(config)
+
+
+def test_the_oldest_event_counts_not_the_oldest_row(state, config, make_event):
+    queue = EventQueue.open(state, max_bytes=CAP)
+    queue.put_many([make_event(stamp=STAMP)])
+    late = replace(STAMP, wall_us=STAMP.wall_us + DAY_US)
+    queue.put_many([make_event(stamp=late, time_us=STAMP.wall_us - 30 * 3_600_000_000)])
+    assert document(config)["complete_until"] == "2024-01-14T02:00:00+00:00"
+    queue.close()
 
 
 def test_where_there_is_no_queue_it_says_so(config):
@@ -141,3 +209,11 @@ def test_where_there_is_no_queue_it_says_so(config):
 @pytest.mark.parametrize("days", ["0", "36", "x"])
 def test_days_that_are_not_kept_are_wrong_usage(config, days):
     assert ga4_agent("ledger", "--config", config, "--days", days).exit_code == 2
+
+
+def test_a_misspelt_stream_is_answered_with_those_that_exist(filled, config):
+    said = ga4_agent("ledger", "--config", config, "--stream", "nope")
+    assert "found no stream nope; there are: " in said.stderr
+    assert (
+        "found no stream" not in ga4_agent("ledger", "--config", config, "--stream", "main").stderr
+    )

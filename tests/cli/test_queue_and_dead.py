@@ -18,12 +18,14 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.main import COMMANDS, main
+from agent.cli.rows import WHYS
 from agent.clock import Clock
 from agent.event import Priority, RawMessage, Stamp
 from agent.intake.spool_file import line
 from agent.ownership import StateLock
 from agent.queue.event_queue import EventQueue
 from agent.queue.reader import read_snapshot
+from tests.cli.running import ga4_agent
 
 ROOT = Path(__file__).parents[2]
 CAP = 64 * 1024 * 1024
@@ -171,14 +173,22 @@ def test_list_takes_a_limit_and_filters(filled):
 
 def test_where_nothing_is_selected_that_is_said(filled, tmp_path):
     output = tmp_path / "export.ndjson"
+    no_stream = "found no stream nope; there are: main"
+    no_reason = "found no dead letter that died of nope; there are: malformed, refused 400"
     for command, said in {
-        "queue list --stream nope": "found no waiting event of the stream nope",
-        "queue list --stream nope --name tap": "found no waiting event of the stream nope named tap",
-        "dead list --reason nope": "found no dead letter that died of nope",
+        "queue list --stream nope": no_stream,
+        "queue list --stream nope --name tap": no_stream,
+        "queue list --stream main --name nope": (
+            "found no waiting event of the stream main named nope"
+        ),
+        "queue export --stream nope": no_stream,
+        "queue purge --yes --stream nope": no_stream,
         f"queue export --name nope --output {output}": "found no waiting event named nope",
         "queue export --name nope": "found no waiting event named nope",
-        "queue purge --yes --stream nope": "found no waiting event of the stream nope",
-        "dead requeue --reason nope": "found no dead letter that died of nope",
+        "dead list --reason nope": no_reason,
+        "dead export --reason nope": no_reason,
+        "dead requeue --reason nope": no_reason,
+        "dead purge --yes --reason nope": no_reason,
     }.items():
         assert filled.run(*command.split()).output == f"{said}\n"
     assert not output.exists()
@@ -186,6 +196,88 @@ def test_where_nothing_is_selected_that_is_said(filled, tmp_path):
     filled.run("dead", "purge", "--yes")
     assert filled.run("queue", "list").output == "nothing waits\n"
     assert filled.run("dead", "list").output == "no dead letters\n"
+    assert filled.run("dead", "list", "--reason", "nope").output == (
+        "found no dead letter that died of nope\n"
+    )
+
+
+def test_a_stream_that_is_configured_or_has_rows_is_known(filled, make_event):
+    """Also one that left the configuration, whose events still wait."""
+    queue = EventQueue.open(filled.state, max_bytes=CAP)
+    queue.put_many([make_event(stream="old")])
+    queue.close()
+    with filled.config.open("a") as file:
+        file.write('[stream.shop]\nmeasurement_id = "G-ABCDE12345"\n')
+    said = filled.run("queue", "list", "--stream", "nope").output
+    assert said == "found no stream nope; there are: shop, main, old\n"
+    assert filled.run("queue", "list", "--stream", "shop").output == (
+        "found no waiting event of the stream shop\n"
+    )
+    assert len(rows(filled.run("queue", "list", "--stream", "old"))) == 1
+
+
+def test_a_program_gets_its_array_and_a_person_the_hint(filled):
+    ended = ga4_agent("dead", "list", "--json", "--reason", "x", "--config", str(filled.config))
+    assert ended.stdout == "[]\n"
+    assert "there are: malformed, refused 400" in ended.stderr
+
+
+def buried(agent, event, reason):
+    queue = EventQueue.open(agent.state, max_bytes=CAP)
+    queue.put_many([event])
+    queue.bury([row.id for row in queue.lease("main", limit=1)], reason=reason)
+    queue.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("expired", "happened 2026-11-20 07:11, too late for GA4 (72 h)"),
+        ("time_unknown", "nobody can tell when it was"),
+        ("crashed", "the agent died again and again"),
+        ("refused_400", "the endpoint refused just this event (400), and took others"),
+        ("refused_413", "too large for the endpoint (413), even alone"),
+    ],
+)
+def test_every_dead_event_has_a_sentence_that_says_why(agent, make_event, monkeypatch, reason, why):
+    monkeypatch.setenv("TZ", "UTC")
+    at = datetime(2026, 11, 20, 7, 11, tzinfo=UTC)
+    stamp = Stamp(round(at.timestamp() * 1e6), 1, "of-before", trusted=True)
+    buried(agent, make_event(stamp=stamp), reason)
+    heading, letter = agent.run("dead", "list").stdout.splitlines()
+    assert "why" in heading.split()
+    assert why in letter
+    [listed] = json.loads(agent.run("dead", "list", "--json").stdout)
+    assert listed["why"].startswith(why)
+
+
+@pytest.mark.parametrize("reason", ["crashed", "too_large"])
+def test_a_raw_message_without_a_sentence_of_its_own_gets_one(agent, reason):
+    queue = EventQueue.open(agent.state, max_bytes=CAP)
+    queue.put_many([RawMessage("mqtt", reason, b"x", OLD)])
+    queue.close()
+    [listed] = json.loads(agent.run("dead", "list", "--json").stdout)
+    assert listed["why"] == WHYS[reason]
+
+
+def test_a_damaged_dead_row_says_that_the_disk_has_lost_it(filled):
+    damage(filled, 1, "data = 'x', reason = 'damaged'")
+    letter, *_ = rows(filled.run("dead", "list"))
+    assert re.search(r"\(damaged\) +the disk has lost what was in it", letter)
+
+
+def test_an_event_with_a_time_of_its_own_is_listed_with_that(agent, make_event, monkeypatch):
+    """What it was late for is not when it arrived, and the clock here has no part in it."""
+    monkeypatch.setenv("TZ", "UTC")
+    at = datetime(2026, 11, 20, 7, 11, tzinfo=UTC)
+    at_us = round(at.timestamp() * 1e6)
+    buried(agent, make_event(stamp=OLD, time_us=at_us), "expired")
+    _, letter = agent.run("dead", "list").stdout.splitlines()
+    assert letter.startswith("2026-11-20 07:11:00  ")
+    assert "happened 2026-11-20 07:11, too" in letter
+    [listed] = json.loads(agent.run("dead", "list", "--json").stdout)
+    assert (listed["time"], listed["timestamp_micros"]) == ("2026-11-20T07:11:00.000+00:00", at_us)
+    assert listed["taken"] == "1970-01-01T00:16:40.000+00:00"
 
 
 def test_list_shows_why_letters_are_dead_and_the_first_bytes_of_raw_messages(filled):

@@ -121,6 +121,8 @@ def test_a_value_is_a_number_or_a_boolean_as_json_writes_it_else_a_text(send, st
         (["\udcff"], "found bytes that are no UTF-8"),
         (["vend", "--user-id", "\udcff"], "found bytes that are no UTF-8"),
         (["vend", "--priority", "urgent"], "'urgent' is not one of"),
+        (["vend", "--app-instance-id", "7"], "found 1 character, expected 32 hex digits"),
+        (["vend", "--app-instance-id", "x" * 32], "found 32 characters, expected 32 hex digits"),
         (["vend", "--actor", "robot"], "'robot' is not one of"),
         (["vend", "--session", "on"], "'on' is not one of"),
         ([], "Missing argument 'NAME'"),
@@ -168,6 +170,15 @@ def test_the_daemon_gets_the_whole_event(send, state):
         }
     ]
     no_file(state)
+
+
+def test_an_event_for_an_app_stream_can_name_its_installation(send, state, config):
+    with config.open("a") as file:
+        file.write('[stream.app]\nfirebase_app_id = "1:2:android:3"\n')
+    refused = send("vend", "--stream", "app")
+    assert (refused.exit_code, "requires an app_instance_id" in refused.stderr) == (1, True)
+    assert send("vend", "--stream", "app", "--app-instance-id", "0a" * 16).exit_code == 0
+    assert left(state)["app_instance_id"] == "0a" * 16
 
 
 def test_each_event_has_an_id_of_its_own_so_that_a_repeat_can_be_told(send, state):
@@ -229,7 +240,7 @@ def test_files_are_taken_in_the_order_of_their_names_which_is_that_of_writing(se
     [
         ([""], "name: found an empty text, expected the event's name"),
         (["vend", "--stream", "mian"], "stream: found 'mian', expected one of main"),
-        (["vend", "--user-id", ""], "user_id: found a text of 0 characters"),
+        (["vend", "--client-id", ""], "client_id: found a text of 0 characters"),
         (["vend", "--event-id", "x" * 257], "event_id: found a text of 257 characters"),
         (["1st"], "name: found a name that does not start with a letter"),
         (["purchase", "currency=EUR", "value=1"], "transaction_id: found no transaction_id"),

@@ -13,7 +13,7 @@ from agent.control import ControlError
 from agent.event import Stamp
 from agent.intake.message import Message
 from agent.intake.sorting import Sorted, Sorter
-from agent.recent import Recent
+from agent.recent import Recent, TurnedAway
 from agent.wiring import dry_sorter
 from tests.cli.running import ga4_agent
 from tests.cli.socket_of import daemon
@@ -40,13 +40,16 @@ def watch(config, tmp_path, monkeypatch):
     def run(*messages, options=(), streams=STREAM, broken=None):
         config.write_text(broken or f'state_directory = "{tmp_path}/state"\n{streams}')
         sorter = dry_sorter(parse(streams, name="F"))
-        recent, coming = Recent(), [[], list(messages)]
+        recent, coming = Recent(wall=lambda: STAMP.wall_us / 1e6), [[], list(messages)]
 
         def look(after=None):
             if not coming:
                 raise ControlError("the daemon ends")
             for message in coming.pop(0):
-                recent.note(message, sorter.sort(message, STAMP))
+                if isinstance(message, TurnedAway):
+                    recent.turned_away("http", message.reason, message.why)
+                else:
+                    recent.note(message, sorter.sort(message, STAMP))
             return recent.after(after).document
 
         with daemon(tmp_path / "state", recent=look):
@@ -77,9 +80,9 @@ def test_events_come_in_their_order_with_their_sources(watch):
 
 
 def test_what_is_refused_is_shown_with_the_reason(watch):
-    told = watch(message({"name": "vend", "prams": {}}))
+    told = watch(message({"name": "vend", "params": 7}))
     assert re.fullmatch(
-        TIME + r"  http   refused: found the unknown key 'prams', expected .*\n", told.stdout
+        TIME + r"  http   refused: vend: params: found a number, expected an object\n", told.stdout
     )
 
 
@@ -90,6 +93,51 @@ def test_where_it_is_wrong_is_said(watch):
     assert refused.split(maxsplit=2)[2] == (
         "refused: [1].name: found a number, expected the event's name"
     )
+
+
+def test_what_is_refused_is_named_where_it_has_a_name(watch):
+    """Who publishes many kinds of events wants to know which one is meant."""
+    bad = {"name": "purchase", "params": {"transaction_id": "1", "value": 1}}
+    told = watch(
+        message({"name": "vend", "params": 7}),
+        message([{"name": "a"}, bad, {"name": 7}]),
+        message(
+            {"events": [{"name": "a"}, {"name": "b", "actor": 1}]}, source="mqtt", answerable=False
+        ),
+        streams=f'{STREAM}mode = "strict"\n',
+    )
+    for said in (
+        "refused: vend: params: found a number",
+        "refused: purchase: [1].params.currency: ",
+        "refused: [2].name: found a number",
+        "why: b: events[1].actor: found a number",
+    ):
+        assert f"  {said}" in told.stdout
+
+
+def test_what_http_turned_away_is_shown_with_the_word_that_the_ledger_has_for_it(watch):
+    away = TurnedAway("forbidden", 'found the Origin "http://shop"; name it')
+    told = watch(away, message({"name": "a"}))
+    refused, taken = told.stdout.splitlines()
+    assert re.fullmatch(
+        TIME + r'  http   refused \(forbidden\): found the Origin "http://shop"; name it', refused
+    )
+    assert taken.endswith("a  {}  ok")
+    assert json.loads(watch(away, options=["--json"]).stdout)["turned_away"] == {
+        "reason": "forbidden",
+        "why": 'found the Origin "http://shop"; name it',
+    }
+
+
+def test_an_event_with_a_time_of_its_own_is_shown_with_that_and_its_day(watch, monkeypatch):
+    """Hours after an outage the time of arrival says nothing."""
+    monkeypatch.setenv("TZ", "UTC")
+    at_us = STAMP.wall_us - 25 * 3600 * 1_000_000
+    event = {"name": "a", "timestamp_micros": at_us, "client_id": "1.2"}
+    told = watch(message(event, local=False), message({"name": "b"}))
+    then, *_, now = told.stdout.splitlines()
+    assert then.startswith("2027-01-14 07:00:00  http   main  a")
+    assert now.startswith("08:00:00  http   main  b")
 
 
 def test_a_dead_letter_is_shown_with_why(watch):
@@ -217,6 +265,9 @@ def test_a_repetition_is_told(watch, monkeypatch):
     monkeypatch.setattr(Sorter, "sort", lambda *_: Sorted(duplicates=2))
     told = watch(message({"name": "a"}))
     assert re.fullmatch(TIME + r"  http   taken before: 2\n", told.stdout)
+    monkeypatch.setattr(Sorter, "sort", lambda *_: Sorted(duplicates=2))
+    told = watch(message([{"name": "tap"}, {"name": "vend"}]))
+    assert re.fullmatch(TIME + r"  http   duplicate: tap, vend\n", told.stdout)
 
 
 def test_on_the_last_good_configuration_its_rules_hold(watch, config, tmp_path):

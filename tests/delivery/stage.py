@@ -87,6 +87,11 @@ class TestQueue(EventQueue):
     __test__ = False
     refusing = False
     leases = 0
+    looks = 0
+
+    def ready(self, *args, **kwargs):
+        self.looks += 1
+        return super().ready(*args, **kwargs)
 
     def lease(self, *args, **kwargs):
         self.leases += 1

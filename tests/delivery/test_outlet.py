@@ -146,7 +146,7 @@ def test_a_late_success_of_before_the_failure_does_not_end_the_wait(make_outlet)
     assert not outlet.delivered(second)
     assert outlet.wait_s() == 60.0
     assert outlet.report().state == "offline"
-    assert outlet.delivered_within_the_hour()
+    assert outlet.rely_on_last_delivery()
 
 
 def test_a_success_ends_the_wait(make_outlet):
@@ -216,19 +216,58 @@ def test_the_report_gives_the_latest_reason_of_a_lasting_state(make_outlet):
 
 
 @pytest.mark.parametrize(("passed", "expected"), [(0, True), (3599, True), (3600, False)])
-def test_delivered_within_the_hour(make_outlet, time, passed, expected):
+def test_a_delivery_can_be_relied_on_for_an_hour(make_outlet, time, passed, expected):
     outlet = make_outlet()
-    assert not outlet.delivered_within_the_hour()
+    assert not outlet.rely_on_last_delivery()
     deliver(outlet)
     time.pass_(passed)
-    assert outlet.delivered_within_the_hour() == expected
+    assert outlet.rely_on_last_delivery() == expected
 
 
 def test_a_failure_does_not_forget_a_delivery_within_the_hour(make_outlet):
     outlet = make_outlet()
     deliver(outlet)
     fail(outlet)
-    assert outlet.delivered_within_the_hour()
+    assert outlet.rely_on_last_delivery()
+
+
+def test_a_delivery_is_relied_on_once(make_outlet):
+    """A second refusal without a success in between speaks against the endpoint."""
+    outlet = make_outlet()
+    for _ in range(2):
+        deliver(outlet)
+        assert [outlet.rely_on_last_delivery() for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize("state", ["offline", "login_page", "clock_blocks_tls"])
+def test_an_answer_ends_what_an_answer_can_end_and_claims_no_delivery(make_outlet, state, caplog):
+    outlet = make_outlet(draw=1.0)
+    assert not outlet.answer_would_mend
+    fail(outlet, Retry(state, "r"))
+    assert outlet.answer_would_mend
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="agent.delivery.outlet"):
+        outlet.answered(outlet.enter())
+    report = outlet.report()
+    assert (report.state, report.next_try_s, report.delivered_ago_s) == ("ok", 0.0, None)
+    assert [r.getMessage() for r in caplog.records] == ["stream main: the endpoint answers again"]
+    outlet.leave()
+    assert len(enter_all(outlet)) == 1, "one connection until a delivery"
+
+
+def test_an_answer_of_before_the_last_failure_ends_nothing(make_outlet):
+    outlet = make_outlet(connections=2)
+    deliver(outlet)
+    first, second = enter_all(outlet)
+    outlet.failed(OFFLINE, first)
+    outlet.answered(second)
+    assert outlet.report().state == "offline"
+
+
+def test_an_answer_cannot_tell_whether_the_configuration_was_mended(make_outlet):
+    outlet = make_outlet()
+    fail(outlet, Retry("misconfigured", "found 401"))
+    assert not outlet.answer_would_mend
 
 
 def test_each_change_of_state_is_logged_once(make_outlet, time, caplog):

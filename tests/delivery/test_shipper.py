@@ -20,6 +20,7 @@ from agent.delivery.transport import REQUEST_OVERHEAD, Transport
 from agent.emulator import Emulator, Fault
 from agent.event import UNASSIGNED, Priority
 from agent.queue.event_queue import EventQueue
+from agent.queue.pages import Selection
 from agent.stepwise import TOUCHING_FILE, Stepwise
 from agent.urequests import Client
 from tests.delivery.stage import CAP, SECRET, Stage, TestQueue, ship_until_idle, stream
@@ -305,6 +306,82 @@ def test_a_success_ends_the_backoff(stage):
     assert 2 <= shipper.ship_once() <= 4
 
 
+# Trouble while nothing waits
+
+
+QUIET = [
+    (UNAVAILABLE, "offline"),
+    (Fault("login_page"), "login_page"),
+    (Fault("redirect"), "login_page"),
+]
+
+
+def emptied(stage, fault):
+    """A shipper that met the fault, and whose queue a person has emptied since."""
+    shipper, wait = fail_and_wait(stage, fault, events=1)
+    stage.queue.purge(Selection(), after=0)
+    assert stage.queue.ready("main") == 0
+    return shipper, wait
+
+
+@pytest.mark.parametrize(("fault", "state"), QUIET)
+def test_a_quiet_device_notices_that_the_trouble_has_passed(stage, fault, state, caplog):
+    shipper, wait = emptied(stage, fault)
+    assert 0 < shipper.ship_once() <= wait
+    assert stage.emulator.attempts == 1, "not before the backoff"
+    waits = []
+    for _ in range(4):
+        stage.time.pass_(shipper.ship_once())
+        waits.append(shipper.ship_once())
+        assert stage.state(shipper) == state
+    assert waits == sorted(waits)
+    assert stage.emulator.attempts == 5
+    stage.emulator.recover()
+    stage.time.pass_(waits[-1])
+    with caplog.at_level(logging.INFO):
+        assert ship_until_idle(shipper) == NEVER
+    [report] = shipper.reports()
+    assert (report.state, report.reason, report.delivered_ago_s) == ("ok", "", None)
+    assert "the endpoint answers again" in caplog.text
+    assert "delivering again" not in caplog.text
+    assert stage.arrived == []
+    assert [r.path for r in stage.emulator.requests()[1:]] == ["/debug/mp/collect"] * 5
+    assert stage.queue.books.requests == 6
+    stage.time.pass_(24 * HOUR)
+    assert ship_until_idle(shipper) == NEVER
+    assert stage.emulator.attempts == 6, "once it answers nobody asks any more"
+
+
+def test_flush_asks_at_once_while_nothing_waits(stage):
+    shipper, _ = emptied(stage, UNAVAILABLE)
+    stage.emulator.recover()
+    shipper.flush()
+    assert ship_until_idle(shipper) == NEVER
+    assert stage.state(shipper) == "ok"
+
+
+def test_what_only_a_delivery_can_disprove_stays_while_nothing_waits(stage):
+    shipper, _ = emptied(stage, Fault("status", status=401))
+    stage.emulator.recover()
+    for _ in range(3):
+        stage.time.pass_(2 * HOUR)
+        shipper.flush()
+        shipper.ship_once()
+    assert stage.state(shipper) == "misconfigured"
+    assert stage.emulator.attempts == 1
+
+
+def test_paused_or_stopped_nobody_asks_whether_the_trouble_has_passed(stage):
+    shipper, wait = emptied(stage, UNAVAILABLE)
+    stage.time.pass_(wait)
+    shipper.pause()
+    shipper.ship_once()
+    shipper.resume()
+    shipper.stop()
+    shipper.ship_once()
+    assert stage.emulator.attempts == 1
+
+
 # Trouble that a person has to mend
 
 
@@ -470,6 +547,79 @@ def test_an_hour_later_the_endpoint_may_have_been_misconfigured_since(stage):
     shipper.ship_once()
     assert stage.dead == {}
     assert stage.state(shipper) == "misconfigured"
+
+
+def delivered_before(stage, *names_, then):
+    """The shipper after a delivery just now; from then on the endpoint fails so."""
+    shipper = stage.shipper()
+    stage.put("before")
+    ship_until_idle(shipper)
+    stage.emulator.fail(then)
+    stage.put(*names_)
+    return shipper
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_delivery_just_now_does_not_excuse_an_endpoint_that_refuses_everything(stage, status):
+    """Such as a container with a bad release: what it took before proves nothing of now."""
+    shipper = delivered_before(stage, *names(68), then=Fault("status", status=status))
+    ship_until_idle(shipper)
+    assert (stage.dead, stage.queue.ready("main")) == ({}, 68)
+    [report] = shipper.reports()
+    assert report.state == "misconfigured"
+    assert f"refuses every event (refused_{status})" in report.reason
+    assert 0.9 * HOUR <= report.next_try_s <= 1.1 * HOUR
+    stage.emulator.recover()
+    shipper.flush()
+    ship_until_idle(shipper)
+    assert stage.arrived == ["before", *names(68)]
+
+
+def test_events_that_come_one_by_one_are_not_buried_one_by_one_either(stage):
+    """What was taken before is relied on once."""
+    shipper = delivered_before(stage, "e0", then=Fault("status", status=400))
+    for number in range(1, 20):
+        ship_until_idle(shipper)
+        stage.put(f"e{number}")
+        shipper.flush()
+    assert stage.dead == {"refused_400": 1}
+    assert stage.state(shipper) == "misconfigured"
+    assert stage.queue.ready("main") == 19
+
+
+def test_one_bad_event_that_is_all_there_is_blocks_nothing_after_a_delivery(stage):
+    shipper = delivered_before(stage, "bad", then=REFUSES_BAD)
+    assert ship_until_idle(shipper) == NEVER
+    assert stage.dead == {"refused_400": 1}
+    assert stage.state(shipper) == "ok"
+
+
+def test_bad_events_one_after_another_are_buried_when_a_good_one_comes(stage):
+    shipper = delivered_before(stage, then=REFUSES_BAD)
+    for number in range(5):
+        stage.put(f"bad{number}")
+        ship_until_idle(shipper)
+    assert stage.dead == {"refused_400": 1}
+    assert stage.state(shipper) == "misconfigured"
+    stage.put("good")
+    stage.time.pass_(1.2 * HOUR)
+    assert ship_until_idle(shipper) == NEVER
+    assert stage.arrived == ["before", "good"]
+    assert stage.dead == {"refused_400": 5}
+    assert stage.state(shipper) == "ok"
+
+
+def test_any_number_of_bad_events_blocks_the_good_ones_behind_for_some_hours_only(stage):
+    stage.put(*names(200, prefix="bad"))
+    stage.put(*names(3))
+    stage.emulator.fail(REFUSES_BAD)
+    shipper = stage.shipper()
+    for _ in range(10):
+        ship_until_idle(shipper)
+        stage.time.pass_(1.2 * HOUR)
+    assert stage.arrived == names(3)
+    assert stage.dead["refused_400"] + stage.queue.ready("main") == 200
+    assert stage.dead["refused_400"] >= 75
 
 
 def test_the_witness_is_delivered_once_and_counted(stage):

@@ -131,7 +131,7 @@ def test_it_ends_promptly_however_long_it_would_have_waited(stage, fault):
         stage.put("e0")
     shipper = stage.shipper(connections=2)
     with running(shipper, connections=2):
-        assert eventually(lambda: stage.queue.leases > 0)
+        assert eventually(lambda: stage.queue.looks > 0)
         if fault:
             assert eventually(lambda: stage.state(shipper) == "misconfigured")
         begun = time.monotonic()
@@ -160,7 +160,7 @@ def test_stopped_and_started_again_with_other_streams_everything_leaves(stage):
     """As a reload does it: another shipper on the same queue."""
     stage.put("e0", stream="other")
     with running(stage.shipper()):
-        assert eventually(lambda: stage.queue.leases > 0)
+        assert eventually(lambda: stage.queue.looks > 0)
     other = stream(stage.emulator.url, name="other", measurement_id="G-OTHER")
     with running(stage.shipper(other)):
         assert stage.emulator.wait_for(lambda: stage.arrived == ["e0"], 5)

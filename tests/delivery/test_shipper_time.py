@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from agent.boot_book import BootBook
+from agent.clock import Clock
 from agent.delivery.outlet import NEVER
 from agent.delivery.transport import Exchange, Transport
 from agent.emulator import Emulator, Fault
@@ -14,7 +16,7 @@ from agent.event import Beginning, Stamp
 from agent.ga4.departure import HOUR_US
 from agent.ga4.outcome import NoAnswer
 from agent.urequests import Client
-from tests.delivery.stage import CAP, WALL, Stage, TestQueue, ship_until_idle, stream
+from tests.delivery.stage import CAP, WALL, Stage, TestQueue, Time, ship_until_idle, stream
 
 SECOND_US = 1_000_000
 PROBE, COLLECT = "/debug/mp/collect", "/mp/collect"
@@ -165,6 +167,104 @@ def test_a_network_that_is_not_there_is_only_asked_for_the_time(untrusted):
     untrusted.time.pass_(5)
     ship_until_idle(shipper)
     assert untrusted.arrived == ["e0"]
+
+
+# A link so slow that the first answer says too little
+
+
+class Slow(Transport):
+    """Posts that take so many seconds, one after another; then none."""
+
+    stage = None
+    takes = ()
+
+    def post(self, request):
+        if self.takes:
+            self.stage.time.pass_(self.takes[0])
+            self.takes = self.takes[1:]
+        return super().post(request)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A stage on a machine that starts in 1970, and a transport over a slow link."""
+    time = Time()
+    with Emulator(clock=lambda: WALL / 1e6 + time()) as emulator:
+        queue = TestQueue.open(tmp_path, max_bytes=CAP)
+        stage = Stage(emulator=emulator, queue=queue, directory=tmp_path, time=time)
+        boot = lambda: int(time() * 1e6)  # noqa: E731 - as Stage has it
+        stage.clock = Clock(wall=boot, boot=boot, boot_id="boot", synchronised=lambda: False)
+        book = BootBook(clock=stage.clock, load=list, store=lambda _rows: None)
+        stage.present = ByClock(stage.clock, book)
+        transport = Slow(client=lambda: Client(deadline=5.0))
+        transport.stage = stage
+        yield stage, transport
+        transport.close()
+        stage.transport.close()
+        queue.close()
+
+
+class ByClock:
+    """What a real clock knows of the time."""
+
+    def __init__(self, clock, book):
+        self.now_us, self.confirm, self.when = clock.now_us, clock.confirm, book.when
+        self.trusted = lambda: clock.trusted
+
+    def session_id(self, _event):
+        raise AssertionError("no event here belongs to a sitting")
+
+
+def test_over_a_slow_link_a_second_probe_brings_the_time_to_2_s_before_anything_leaves(slow):
+    """The first exchange holds DNS, TCP and TLS, so its middle is seconds off."""
+    stage, transport = slow
+    transport.takes = (6.0, 0.1)
+    true_us = int(WALL + stage.time() * 1e6)
+    stage.put("e0")
+    assert ship_until_idle(stage.shipper(transport=transport)) == NEVER
+    assert asked(stage) == [PROBE, PROBE, COLLECT]
+    [event] = stage.emulator.events()
+    assert abs(event["timestamp_micros"] - true_us) <= 2 * SECOND_US
+    assert stage.queue.books.requests == 3
+
+
+@pytest.mark.parametrize("takes", [(2.9,), (0.0, 6.0), ()])
+def test_a_time_that_is_known_to_2_s_is_asked_for_once(slow, takes):
+    stage, transport = slow
+    transport.takes = takes
+    stage.put("e0")
+    ship_until_idle(stage.shipper(transport=transport))
+    assert asked(stage) == [PROBE, COLLECT]
+
+
+def test_a_link_that_stays_slow_gets_one_more_probe_and_then_the_events(slow):
+    stage, transport = slow
+    transport.takes = (6.0,) * 100
+    shipper = stage.shipper(transport=transport)
+    for number in range(5):
+        stage.put(f"e{number}")
+        ship_until_idle(shipper)
+    assert asked(stage) == [PROBE, PROBE] + [COLLECT] * 5
+    stage.emulator.fail(Fault("status", status=503, times=1))
+    stage.put("e5")
+    stage.time.pass_(shipper.ship_once())
+    stage.time.pass_(10)
+    ship_until_idle(shipper)
+    assert asked(stage)[7:] == [COLLECT, PROBE, COLLECT], "and another after each failure"
+
+
+def test_a_second_probe_that_meets_trouble_is_waited_out_and_nothing_has_left(slow):
+    stage, transport = slow
+    transport.takes = (6.0, 0.1, 0.1)
+    stage.put("e0")
+    shipper = stage.shipper(transport=transport)
+    stage.emulator.fail(Fault("delay", seconds=0.0, times=1), Fault("status", status=503, times=1))
+    wait = shipper.ship_once()
+    assert asked(stage) == [PROBE, PROBE]
+    assert (stage.state(shipper), stage.arrived) == ("offline", [])
+    stage.time.pass_(wait + 0.01)
+    ship_until_idle(shipper)
+    assert asked(stage) == [PROBE, PROBE, PROBE, COLLECT]
 
 
 # Nobody tells the time

@@ -215,7 +215,7 @@ def test_a_loss_that_the_disk_refuses_is_recorded_later_and_nothing_is_sent_mean
     assert shipper.ship_once() == STORAGE_WAIT
     stage.queue.refusing = False
     assert ship_until_idle(shipper) == NEVER
-    assert (stage.emulator.attempts, dropped(stage)) == (1, {"uncertain": 1})
+    assert (stage.arrived, dropped(stage)) == (["e0"], {"uncertain": 1})
 
 
 def test_a_mark_that_cannot_be_taken_off_stops_nothing(stage, refusing):

@@ -21,7 +21,7 @@ from agent.ga4.departure import (
     departures,
 )
 from agent.ga4.request import build
-from agent.ga4.rules.limits import PARAMS_MAX
+from agent.ga4.rules.limits import FUTURE_US, PARAMS_MAX
 from agent.secret import Secret
 
 NOW = 1_800_000_000_000_000
@@ -242,8 +242,28 @@ def test_there_are_never_more_than_25_params_and_what_was_left_out_is_counted():
 def test_the_most_important_is_added_first():
     params = dict(list(FULL.items())[:24])
     what = one(event(LATE_US + 1, params=params), error_us=UNKNOWN_US, late="restamp")
-    assert what.params == params | {"time_uncertain_s": 43_200}
+    assert what.params == params | {"late_h": 71}
     assert what.counts["noted.param_left_out"] == 2
+    what = one(event(sitting=SITTING, params=params), error_us=UNKNOWN_US)
+    assert what.params == params | {"session_id": NOW // SECOND_US - 5}
+    assert what.counts == {"noted.param_left_out": 1}
+
+
+@pytest.mark.parametrize("number", [25, 27])
+def test_reports_can_leave_every_restamped_event_out_by_late_h(number):
+    """For it one of the event's own goes: the last that names nothing, and is not money."""
+    own = {f"p{n}": n for n in range(number - 3)} | {"a_id": 1, "value": 1, "traffic_type": "x"}
+    what = one(event(LATE_US + 1, params=own), late="restamp")
+    gone = f"p{number - 4}"
+    assert what.params == {n: v for n, v in own.items() if n != gone} | {"late_h": 71}
+    assert what.counts["repaired.param_dropped"] == 1
+    assert what.counts["noted.param_left_out"] == 1  # original_time
+
+
+def test_if_all_of_them_name_something_the_last_identifier_goes():
+    own = {f"p{n}_id": n for n in range(24)} | {"transaction_id": "T"}
+    what = one(event(LATE_US + 1, name="purchase", params=own), late="restamp")
+    assert what.params == {n: v for n, v in own.items() if n != "p23_id"} | {"late_h": 71}
 
 
 def test_the_event_id_that_the_agent_put_there_gives_way():
@@ -276,10 +296,10 @@ def test_what_an_event_brings_beyond_25_is_not_cut_here():
 
 
 @given(
-    number=st.integers(0, PARAMS_MAX - 1),
+    number=st.integers(0, PARAMS_MAX),
     fields=st.fixed_dictionaries({"sitting": st.sampled_from([None, SITTING])}),
     id_sent=st.booleans(),
-    age_us=st.integers(0, 2 * LATE_US),
+    age_us=st.integers(-LATE_US, 2 * LATE_US),
     terms=st.fixed_dictionaries(
         {
             "late": st.sampled_from(["restamp", "send"]),
@@ -292,9 +312,28 @@ def test_whatever_is_added_25_params_are_kept_and_the_publishers_are_among_them(
 ):
     own = dict(list(FULL.items())[:number])
     params = own | ({"event_id": "e-1"} if id_sent else {})
+    if len(params) > PARAMS_MAX:
+        return
     what = one(event(age_us, params=params, **fields), **terms)
     assert len(what.params) <= PARAMS_MAX
-    assert own.items() <= what.params.items()
+    kept = list(own.items())
+    if what.counts.get("repaired.param_dropped"):
+        assert (what.params.keys() - own.keys(), number) == ({"late_h"}, PARAMS_MAX)
+        kept.pop()
+    assert dict(kept).items() <= what.params.items()
+    restamped = age_us > LATE_US and terms["late"] == "restamp"
+    assert ("late_h" in what.params) == restamped
+    # Of what is wanted here, what gave way is the beginning of one order.
+    uncertain = terms["error_us"] > UNCERTAIN_US
+    seated = fields["sitting"] is not None and not restamped
+    wanted = [
+        *(["event_id"] if id_sent else []), *(["time_uncertain_s"] if uncertain else []),
+        *(["original_time"] if restamped else []), *(["session_id"] if seated else []),
+        *(["late_h"] if restamped else []),
+    ]  # fmt: skip
+    left = [name for name in wanted if name in what.params]
+    assert left == wanted[len(wanted) - len(left) :]
+    assert what.counts.get("noted.param_left_out", 0) == len(wanted) - len(left)
 
 
 def test_the_event_itself_is_not_changed():
@@ -305,6 +344,19 @@ def test_the_event_itself_is_not_changed():
 
 
 # What is counted
+
+
+@pytest.mark.parametrize(
+    ("ahead_us", "counts"),
+    [
+        (FUTURE_US, {}),
+        (FUTURE_US + 1, {"noted.future_moved": 1}),
+        (2**60, {"noted.future_moved": 1}),
+    ],
+)
+def test_a_time_in_the_future_that_is_cut_back_is_counted(ahead_us, counts):
+    """Of a quarter of an hour nothing is said: clocks differ."""
+    assert one(event(time_us=NOW + ahead_us)).counts == counts
 
 
 @pytest.mark.parametrize(

@@ -288,9 +288,27 @@ def test_then_what_it_is_going_to_add_engagement_before_the_session():
     assert found.event is given
 
 
-def test_then_the_publishers_own_last_ones():
+def test_the_event_id_gives_way_before_all_that_the_configuration_adds():
+    given = event(site="S", event_id="e", **many(24))
+    found = mended(given, added=("site", "event_id"))
+    assert (found.event.params, found.kinds) == (
+        {"site": "S", **many(24)},
+        {"agent_param_dropped": 1},
+    )
+
+
+def test_then_the_publishers_own_last_ones_identifiers_after_the_others():
     found = mended(event(**many(27)), reserved=("session_id",))
     assert found.event.params == many(25)
+    assert found.kinds == {"agent_param_dropped": 1, "param_dropped": 2}
+    found = mended(event(**many(24), a_id="a", b_id="b", c=1))
+    assert found.event.params == {**many(23), "a_id": "a", "b_id": "b"}
+
+
+def test_the_traffic_type_that_the_agent_added_never_gives_way():
+    given = event(**many(26), traffic_type="internal")
+    found = mended(given, added=("traffic_type",), reserved=("session_id",))
+    assert found.event.params == {**many(24), "traffic_type": "internal"}
     assert found.kinds == {"agent_param_dropped": 1, "param_dropped": 2}
 
 
@@ -391,7 +409,12 @@ def test_a_converted_time_may_still_be_too_old():
 
 
 @pytest.mark.parametrize(
-    ("time", "micros"), [(NOW_US - 0.5, NOW_US - 1), (str(SECONDS), SECONDS * 10**6)]
+    ("time", "micros"),
+    [
+        (NOW_US - 0.5, NOW_US - 1),
+        (str(SECONDS), SECONDS * 10**6),
+        (1_700_000_000.123456, 1_700_000_000_123_456),
+    ],
 )
 def test_a_time_in_another_notation_is_converted(time, micros):
     assert params_of(timestamp_micros=time)[0] == {"timestamp_micros": micros}
@@ -627,3 +650,9 @@ def test_kinds_are_words_for_the_ledger():
 )
 def test_what_is_a_hundred_times_too_much_is_refused_before_it_costs_a_minute(params, place):
     assert left_of(event("tap", **params)) == [(place, Rule.TOO_MANY)]
+
+
+def test_a_hundred_times_too_many_user_properties_are_refused_too():
+    properties = {f"u{n}": {"value": "x" * 40} for n in range(2501)}
+    sender = Sender(client_id="1.2", user_properties=properties)
+    assert left_of(event("tap", sender=sender)) == [("user_properties", Rule.TOO_MANY)]

@@ -152,6 +152,7 @@ def make_source(door: Door, on_bug: Callable[[BaseException], None], **options: 
         status=status,
         debug=lambda _stream, _body: {},
         on_bug=on_bug,
+        on_turned_away=options.pop("on_turned_away", lambda _reason, _why: None),
     )
     settings = {
         "address": ("127.0.0.1", 0),

@@ -1,15 +1,19 @@
 """Whose an event is, and what of the device is added: only to ids that were made here."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.event import InvalidEvent, Sender, Stream
+from agent.event import InvalidEvent, Sender, Stamp, Stream
 from agent.intake.attribution import Attribution, Device
+from agent.intake.judging import Judge
+from agent.intake.message import Message
 from agent.intake.parse import Draft
 from agent.secret import Secret
+from tests.sorters import sorter
 
 WEB = Stream(name="main", endpoint="http://127.0.0.1", measurement_id="G-MAIN")
 APP = Stream(name="app", endpoint="http://127.0.0.1", firebase_app_id="1:1:android:a")
@@ -180,6 +184,38 @@ def test_cookies_that_name_nobody_leave_the_event_to_the_device(cookies):
     """A session without a visitor is nobody's: it is not put on the device's own id."""
     whose = of(cookies=cookies)
     assert (whose.own, whose.sender.client_id, whose.session_id) == (True, "9.9", None)
+
+
+# -- ids that are a person's, at the door -------------------------------------------------------
+
+
+def brought(client_id, *, keep_pii=False, answerable=True):
+    """What becomes of an event with a borrowed client_id."""
+    the_sorter = sorter(streams={"main": WEB}, judges={"main": Judge(keep_pii=keep_pii)})
+    payload = json.dumps({"name": "tap", "client_id": client_id}).encode()
+    message = Message(source="s", payload=payload, answerable=answerable)
+    return the_sorter.sort(message, Stamp(1_800_000_000_000_000, 1, "boot", trusted=True))
+
+
+@pytest.mark.parametrize("client_id", ["4111111111111111", "jane@example.com"])
+def test_an_event_of_a_card_number_or_an_address_is_refused_with_what_to_use_instead(client_id):
+    refused = brought(client_id)
+    assert (refused.items, refused.refused) == ((), 1)
+    [error] = refused.rejected
+    assert error.field_path == "client_id"
+    assert "hand it in as client_key and set id_salt_file" in str(error)
+    assert client_id not in str(error)
+
+
+def test_one_that_nobody_waits_for_is_a_dead_letter_that_says_why():
+    [letter] = brought("4111111111111111", answerable=False).items
+    assert letter.reason == "invalid"
+    assert "client_key" in letter.why
+
+
+def test_where_personal_data_is_kept_such_ids_are_too():
+    [ready] = brought("4111111111111111", keep_pii=True).items
+    assert ready.event.sender.client_id == "4111111111111111"
 
 
 @given(senders, streams)

@@ -1,6 +1,7 @@
 """What was taken before is known again, also by two threads at once."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -181,12 +182,83 @@ def test_a_transaction_is_known_by_its_id_and_its_content_apart(make_event):
     [same] = of_transaction(paid(make_event, value=1, transaction_id="T"))
     [more] = of_transaction(paid(make_event, transaction_id="T", value=2))
     [refund] = of_transaction(paid(make_event, "refund", transaction_id="T", value=1))
-    assert first == same
+    assert (
+        first
+        == same
+        == of_transaction(
+            make_event("purchase", params={"transaction_id": "T", "value": 1}, event_id="other")
+        )[0]
+    )
     assert first.key == more.key != refund.key
     assert first.digest != more.digest
 
 
-@pytest.mark.parametrize("empty", ["", None, True, [], {}])
+def test_whoever_else_says_the_same_transaction_has_made_another_one(make_event):
+    """Two machines behind one gateway may both number from 1: neither's sale may be lost."""
+    event = paid(make_event, transaction_id="1", value=1.5)
+    user = replace(event, sender=replace(event.sender, user_id="u"))
+    found = [
+        *marks(event, who="11.1", brought_id=False),
+        *marks(event, who="22.2", brought_id=False),
+        *marks(user, who="11.1", brought_id=False),
+        *marks(event, who="11.1", brought_id=False, said_us=1_795_430_000_000_000),
+        *marks(event, who="11.1", brought_id=False, said_us=1_795_433_600_000_000),
+    ]
+    assert len({seen.digest for seen in found}) == len(found) == 5
+    assert len({seen.key for seen in found}) == 1, "GA4 may take them for one: that is told"
+    timed = replace(event, time_us=1_795_430_000_000_000)
+    assert marks(timed, who="11.1", brought_id=False) == (found[3],)
+
+
+@pytest.mark.parametrize("measured", ["session_id", "engagement_time_msec", "timestamp_micros"])
+def test_a_repeat_may_be_measured_anew(make_event, measured):
+    first = of_transaction(paid(make_event, transaction_id="T", value=1, **{measured: 5}))
+    again = of_transaction(paid(make_event, transaction_id="T", value=1, **{measured: 9}))
+    without = of_transaction(paid(make_event, transaction_id="T", value=1))
+    assert first == again == without != ()
+
+
+@pytest.mark.parametrize("name", ["payment_retry", "in_app_purchase", "add_payment_info"])
+def test_what_is_no_purchase_and_no_refund_is_not_known_by_a_transaction(make_event, name):
+    assert of_transaction(paid(make_event, name, transaction_id="T")) == ()
+
+
+def test_of_one_sale_parts_may_be_given_back_and_that_is_no_number_used_twice(make_event):
+    of, params = window(), {"transaction_id": "T", "value": 1, "currency": "EUR"}
+
+    def refund(**said):
+        known = {"who": "", "brought_id": False} | said
+        event = make_event("refund", params=params, event_id=known.pop("event_id", "made"))
+        return take(of, *marks(event, **known))
+
+    assert refund(said_us=1_795_430_000_000_000) == "fresh"
+    assert refund(said_us=1_795_433_600_000_000) == "fresh"
+    assert refund(said_us=1_795_433_600_000_000) == "duplicate"
+    assert refund() == "fresh"
+    assert refund() == "duplicate"
+    # A till's own number of each refund tells two of one amount apart, too.
+    assert refund(event_id="4712", brought_id=True) == "fresh"
+    assert refund(event_id="4713", brought_id=True) == "fresh"
+    assert refund(event_id="4713", brought_id=True) == "duplicate"
+
+
+def test_what_another_agent_hands_on_is_known_by_the_id_that_it_gave(make_event):
+    params = {"event_id": "e0123456789abcdef"}
+    [first] = marks(make_event(params=params, event_id="made 1"), who="1.2", brought_id=False)
+    [again] = marks(make_event(params=params, event_id="made 2"), who="1.2", brought_id=False)
+    assert first == again
+    [direct] = marks(make_event(event_id=params["event_id"]), who="1.2", brought_id=True)
+    assert direct == first
+    assert marks(make_event(params=params), who="3.4", brought_id=False) != (first,)
+
+
+@pytest.mark.parametrize("param", ["concert-42", "abc", 7, "", "e0123456789abcdeg", None])
+def test_what_a_publisher_calls_event_id_among_its_params_is_no_mark(make_event, param):
+    """A kiosk that sells tickets may mean a concert: each look at it is another event."""
+    assert marks(make_event(params={"event_id": param}), who="", brought_id=False) == ()
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\t", None, True, [], {}])
 def test_what_names_no_transaction_is_no_mark(make_event, empty):
     assert of_transaction(paid(make_event, transaction_id=empty)) == ()
 

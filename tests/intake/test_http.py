@@ -143,10 +143,13 @@ def test_a_full_queue_is_answered_503_with_when_to_come_again(
     (tmp_path / "small").mkdir()
     full = EventQueue.open(tmp_path / "small", max_bytes=4 * 1024 * 1024)
     fill(full, lambda size: [make_event(params={"x": "x" * size})] * (20 if size else 1))
-    response = serve(door=make_door(queue=full)).post(path, BODY)
+    told = []
+    server = serve(door=make_door(queue=full), on_turned_away=lambda *said: told.append(said))
+    response = server.post(path, BODY)
     full.close()
     assert (response.status, response.headers["Retry-After"]) == (503, RETRY_AFTER)
     assert response.text == "the queue is full\n"
+    assert told == [("full", "the queue is full")]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,76 @@ def test_what_goes_to_the_wrong_place_or_is_no_request_is_answered_and_counted(
 def test_a_look_that_finds_nothing_is_no_event_that_was_refused(server, queue):
     assert [server.ask("GET", path).status for path in ("/", "/events")] == [404, 405]
     assert queue.books.refused == {}
+
+
+# -- what somebody who looks on is told ---------------------------------------------------------
+
+
+def test_what_is_turned_away_before_the_door_is_told_with_the_reason_and_nothing_private(
+    serve,
+):
+    """A page with a wrong origin is the mistake of an installation, and it cannot read why."""
+    told = []
+    server = serve(
+        on_turned_away=lambda reason, why: told.append((reason, why)),
+        guard=Guard(token=Secret("t0ken")),
+    )
+    mine = {"Authorization": "Bearer t0ken"}
+    query = f"?measurement_id=G-OTHER&api_secret={SECRET}"
+
+    def ask(path, **headers):
+        return server.ask("POST", path + query, TAP, {**mine, **headers}).status
+
+    assert [
+        ask("/events", Origin="https://shop.example"),
+        ask("/events", Host="box.lan:8787"),
+        server.post("/events" + query).status,
+        ask("/events"),
+        ask("/no/7731"),
+        ask("/status"),
+        ask("/events", **{"Content-Encoding": "gzip"}),
+        ask("/events", **{"Content-Length": str(MAX_BODY + 1)}),
+    ] == [403, 403, 401, 400, 404, 405, 415, 413]
+    found, not_here = "cannot take this: found", ", not allowed here; name it in [http]"
+    smaller = "send less at once, or raise max_body in [http]"
+    assert told == [
+        ("forbidden", f'{found} the Origin "https://shop.example"{not_here} origins'),
+        ("forbidden", f'{found} the Host "box.lan"{not_here} hosts'),
+        ("forbidden", "cannot take this: expected the header Authorization: Bearer TOKEN"),
+        (
+            "unknown_stream",
+            "measurement_id: found an unknown measurement_id, expected one of agent.toml",
+        ),
+        (
+            "unfit",
+            "cannot find this: expected /mp/collect, /debug/mp/collect, /events, /healthz, /status",
+        ),
+        ("unfit", "cannot do this: expected GET"),
+        ("unfit", "cannot take this: expected no Content-Encoding"),
+        ("unfit", f"cannot read this: Request Entity Too Large (413); {smaller}"),
+    ]
+
+
+def test_what_was_taken_or_only_looked_at_is_not_told(serve):
+    told = []
+    server = serve(on_turned_away=lambda *said: told.append(said))
+    assert server.post("/events").status == 202
+    assert [server.ask("GET", path).status for path in ("/", "/events", "/status")] == [
+        404,
+        405,
+        200,
+    ]
+    assert told == []
+
+
+def test_whoever_is_sent_away_is_told_where_to_be_named(server):
+    """As people read it who try with curl."""
+    answer = server.post("/events", Origin="http://k\xf6sk")
+    assert answer.text == (
+        'cannot take this: found the Origin "http://k\\u00f6sk", not allowed here; '
+        "name it in [http] origins\n"
+    )
+    assert len(server.post("/events", Origin="x" * 5000).text) < 250
 
 
 # -- who may speak ------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """The rules of a stream, applied to an event as it comes in."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.event import Event, Sender, Stamp
+from agent.ga4.policy import Policy
+from agent.ga4.repair import reading
 from agent.ga4.validate import validate_event
 from agent.ga4.violation import Rule
 from agent.intake.judging import Judge
@@ -84,9 +88,50 @@ def test_the_kind_of_the_stream_decides_which_rules_apply():
 def test_when_an_event_happened_is_judged_when_it_leaves_and_not_before(mode, hours, own):
     """Its stamp is corrected by then, and how late it is nobody knows yet."""
     time = NOW + hours * HOUR
-    one = event(time_us=time) if own else event(stamp=Stamp(time, 5, "b", trusted=False))
+    unsure = Stamp(time, 5, "b", trusted=False)
+    one = event(time_us=time, stamp=replace(unsure, wall_us=NOW)) if own else event(stamp=unsure)
     assert judged(one, mode=mode).broken == ()
     assert judged(one, mode=mode).event == one
+
+
+@pytest.mark.parametrize("ahead_us", [HOUR, HOUR // 4, -100 * HOUR])
+def test_what_a_right_clock_finds_in_the_future_is_broken_in_strict_alone(ahead_us):
+    one = event(time_us=NOW + ahead_us)
+    rules = [v.rule for v in judged(one, mode="strict").broken]
+    assert rules == ([Rule.TIME_FUTURE] if ahead_us == HOUR else [])
+    assert judged(one, mode="strict", policy=Policy(future_us=HOUR)).broken == ()
+    for mode in ("repair", "off"):
+        assert (judged(one, mode=mode).event, judged(one, mode=mode).broken) == (one, ())
+
+
+def test_a_clock_that_was_right_when_it_was_written_is_asked_and_not_one_that_stands_in_1970():
+    assert judged(event(time_us=NOW - 5), mode="strict", now_us=10**9).broken == ()
+
+
+# -- what it took to read it ------------------------------------------------------------------------
+
+MENDED = (
+    reading.without_keys(("events", 0), "found the unknown key 'foo', expected none", 2),
+    *reading.micros(NOW * 1000, ("events", 0, "timestamp_micros"))[1],
+)
+
+
+def with_mended(one, mode):
+    return Judge(mode=mode).judge(one, added=(), reserved=(), now_us=NOW, mended=MENDED)
+
+
+@pytest.mark.parametrize("mode", ["repair", "off"])
+def test_what_was_mended_to_read_it_is_counted(mode):
+    found = with_mended(event({"text": "x" * 101}), mode)
+    assert found.broken == ()
+    cut = {"text_cut": 1} if mode == "repair" else {}
+    assert found.repaired == {"key_dropped": 2, "time_unit": 1} | cut
+
+
+def test_in_strict_what_was_mended_to_read_it_is_why_it_is_refused():
+    found = with_mended(event({"text": "x" * 101}), "strict")
+    assert [v.rule for v in found.broken] == [Rule.UNKNOWN_KEY, Rule.TIME_UNIT, Rule.TEXT_LENGTH]
+    assert found.broken[1].description.startswith("found nanoseconds since 1970")
 
 
 def test_a_clock_in_1970_breaks_no_rule():
@@ -111,15 +156,16 @@ def test_a_publisher_s_time_in_a_wrong_unit_is_repaired_or_broken(unit):
     ("own", "gone", "room"),
     [
         (19, [], RESERVED),
-        (20, ["site"], RESERVED),
-        (21, ["site", "machine"], RESERVED),
-        (22, ["site", "machine", "event_id"], RESERVED),
-        (23, ["site", "machine", "event_id", "traffic_type"], RESERVED),
-        (24, ["site", "machine", "event_id", "traffic_type", "engagement_time_msec"], RESERVED[:1]),
-        (25, ["site", "machine", "event_id", "traffic_type", *RESERVED], ()),
+        (20, ["event_id"], RESERVED),
+        (21, ["event_id", "site"], RESERVED),
+        (22, ["event_id", "site", "machine"], RESERVED),
+        (23, ["event_id", "site", "machine", "engagement_time_msec"], RESERVED[:1]),
+        (24, ["event_id", "site", "machine", *RESERVED], ()),
     ],
 )
-def test_over_25_the_agent_s_params_give_way_first_the_session_last(mode, own, gone, room):
+def test_over_25_the_agent_s_params_give_way_in_one_order_and_its_traffic_type_never(
+    mode, own, gone, room
+):
     added = {"site": "s", "machine": "m", "event_id": "e", "traffic_type": "internal"}
     one = event(many(own) | added)
     found = judged(one, mode=mode, added=list(added), reserved=RESERVED)
@@ -128,6 +174,25 @@ def test_over_25_the_agent_s_params_give_way_first_the_session_last(mode, own, g
     assert found.room == frozenset(room)
     assert found.repaired == ({"agent_param_dropped": len(gone)} if gone else {})
     assert len(found.event.params) + len(found.room) <= 25
+    assert found.noted == {}
+
+
+def test_for_the_traffic_type_the_last_of_a_publishers_25_that_names_nothing_goes():
+    """Else a test would be counted as business."""
+    own = many(24) | {"last_id": "x"}
+    found = judged(event(own | {"traffic_type": "internal"}), added=["traffic_type"])
+    assert found.event.params == many(23) | {"last_id": "x", "traffic_type": "internal"}
+    assert (found.repaired, found.noted) == ({"param_dropped": 1}, {})
+
+
+@pytest.mark.parametrize("mode", ["strict", "off"])
+def test_where_nothing_of_a_publisher_s_may_go_it_is_noted_that_the_traffic_type_is_missing(mode):
+    one = event(many(25) | {"traffic_type": "internal"})
+    found = judged(one, mode=mode, added=["traffic_type"])
+    assert found.event.params == many(25)
+    assert found.broken == ()
+    assert found.repaired == {"agent_param_dropped": 1}
+    assert found.noted == {"traffic_type_left_out": 1}
 
 
 @pytest.mark.parametrize("mode", ["strict", "off"])
@@ -140,7 +205,7 @@ def test_over_25_of_a_publisher_s_own_all_that_the_agent_adds_goes_and_nothing_e
 
 def test_only_as_much_gives_way_as_is_too_much():
     found = judged(event(many(24) | {"site": 1, "event_id": "e"}), added=["site", "event_id"])
-    assert found.event.params == many(24) | {"event_id": "e"}
+    assert found.event.params == many(24) | {"site": 1}
 
 
 # -- debug_mode and personal data -------------------------------------------------------------------
@@ -211,6 +276,34 @@ def test_of_the_agent_s_params_what_stays_has_room_and_what_goes_is_counted(
         assert "engagement_time_msec" not in found.room
     if found.room != frozenset(reserved):
         assert stayed == []
+
+
+ORDER = ("event_id", "site", "machine", "engagement_time_msec", "session_id", "traffic_type")
+
+
+@given(events, st.sampled_from(MODES), st.sets(st.sampled_from(ORDER)), st.randoms())
+def test_what_gave_way_is_the_beginning_of_one_order_and_at_most_25_are_left(
+    one, mode, names, random
+):
+    """But for a publisher's own over 25, in the modes that leave his alone."""
+    reserved = [name for name in RESERVED if name in names]
+    added = [name for name in ("site", "machine", "event_id", "traffic_type") if name in names]
+    own = dict(one.params)
+    whole = event(own | dict.fromkeys(added, "x"), name=one.name)
+    found = judged(whole, mode=mode, added=added, reserved=random.sample(reserved, len(reserved)))
+    if found.broken:
+        return
+    left = [n for n in ORDER if n in names and n in {*found.event.params, *found.room}]
+    order = [name for name in ORDER if name in names]
+    assert left == order[len(order) - len(left) :]
+    number = len(found.event.params) + len(found.room)
+    assert number <= (len(own) if mode == "off" and len(own) > 25 else 25)
+    if mode == "repair" and "traffic_type" in names:
+        assert "traffic_type" in found.event.params
+        kept = found.event.params.keys() - set(ORDER)
+        assert set(left) == {"traffic_type"} or kept == own.keys() - {"9bad", "debug_mode"} - {
+            name for name, value in own.items() if value == EMAIL
+        }
 
 
 @given(events, st.sampled_from(MODES))

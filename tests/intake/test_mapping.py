@@ -138,7 +138,11 @@ def test_what_may_be_missing_is_left_out():
         ({"client_id": "{json.a}"}, {"a": 123.456}, "client_id: found a number with a fraction"),
         ({"client_id": "{json.a}"}, {"a": True}, "client_id: found true or false at json.a"),
         ({"client_id": "{json.a}"}, {"a": ""}, "client_id: found a text of 0 characters"),
-        ({"user_id": "{json.a}"}, {"a": "x" * 1001}, "user_id: found a text of 1001 characters"),
+        (
+            {"client_id": "{json.a}"},
+            {"a": "x" * 1001},
+            "client_id: found a text of 1001 characters",
+        ),
         ({"event_id": "{json.a}"}, {"a": [1]}, "event_id: found an array at json.a"),
         ({"event": "{json.a}"}, {"a": 2.5}, "name: found a number with a fraction at json.a"),
         ({"event": "{json.a}"}, {"a": ""}, "name: found an empty text, expected the event's name"),

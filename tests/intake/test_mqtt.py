@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import tracemalloc
 import uuid
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +24,14 @@ from agent.event import Priority
 from agent.intake.mqtt import (
     BATCH_BYTES,
     FIRST_WAIT,
+    PAYLOAD_MAX,
     Broker,
     MqttSource,
     Subscription,
     Tls,
     _matches,
 )
+from agent.intake.parse import RAW_MAX
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 from agent.queue.entries import SourceState
@@ -692,6 +695,48 @@ def test_a_payload_that_is_no_json_is_a_dead_letter_and_is_acknowledged(
     (letter,) = letters(tmp_path)
     assert (letter.source, letter.reason, letter.payload) == ("mqtt", "malformed", payload)
     broker.wait_said(f"Received PUBACK from {agent.client_id}", 2)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_message_that_is_too_large_is_set_aside_unread_and_is_acknowledged(
+    make_agent, site, protocol
+):
+    """Read, it would take many times its size in memory; unacknowledged, it would come for ever."""
+    agent = make_agent(site.broker, protocol=protocol)
+    agent.join()
+    largest = b'{"name":"largest"}'.ljust(PAYLOAD_MAX)
+    site.publisher.publish(agent.topic, b"[" + b"{}," * (PAYLOAD_MAX // 3) + b"{}]", largest)
+    until(lambda: events(site.directory), "the good event after it")
+    [event], [letter] = events(site.directory), letters(site.directory)
+    assert event.name == "largest", "this large it is read"
+    assert (letter.source, letter.reason) == ("mqtt", "too_large")
+    assert letter.payload == (b"[" + b"{}," * RAW_MAX)[:RAW_MAX]
+    assert (
+        letter.why == f"found a message of {PAYLOAD_MAX + 3} bytes, expected at most {PAYLOAD_MAX}"
+    )
+    site.broker.wait_said(f"Received PUBACK from {agent.client_id}", 2)
+    assert (site.queue.books.dead, site.queue.books.received) == (1, 2)
+    assert site.queue.books.balanced
+
+
+def test_a_message_that_is_too_large_takes_no_memory_beside_its_own(door, queue, tmp_path):
+    """Read, these 20 MB would take 500 MB more."""
+    payload = b'{"name":"t","params":{"p":[' + b"{}," * 7_000_000 + b"1]}}"
+    message = Subscription(topic="t").message("t", payload)
+    tracemalloc.start()
+    try:
+        door.admit(message)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert [letter.reason for letter in letters(tmp_path)] == ["too_large"]
+
+
+def test_of_a_message_that_is_too_large_nothing_is_kept_that_may_be_a_card_s_number(door, tmp_path):
+    payload = b'{"name":"t","client_key":"4711"}'.ljust(PAYLOAD_MAX + 1)
+    door.admit(Subscription(topic="t").message("t", payload))
+    assert [(letter.reason, letter.payload) for letter in letters(tmp_path)] == [("too_large", b"")]
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -1,6 +1,7 @@
 """Bytes from outside: they become drafts, or it is said what is wrong with them."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from agent import jsontext
 from agent.event import Event, InvalidEvent, Priority, Sender, Stamp
 from agent.ga4.request import EVENTS_MAX
+from agent.ga4.violation import Rule
 from agent.intake.parse import (
     BODY_KEYS,
     COOKIES_MAX,
@@ -283,9 +285,10 @@ def test_googles_own_tools_write_a_key_in_their_way(shape):
 
 
 def test_ids_are_as_long_as_others_make_them():
-    """GA4 documents no limit for a client_id; what is too long for a user_id its rules decide."""
-    draft = only({**TAP, "client_id": "c" * ID_MAX, "user_id": "u" * ID_MAX})
-    assert (len(draft.sender.client_id), len(draft.sender.user_id)) == (ID_MAX, ID_MAX)
+    """GA4 documents no limit for a client_id; what a user_id may be its rules decide."""
+    assert len(only({**TAP, "client_id": "c" * ID_MAX}).sender.client_id) == ID_MAX
+    for user_id in ("", "u" * 10_000):
+        assert only({**TAP, "user_id": user_id}).sender.user_id == user_id
 
 
 # -- what only says whose it is ------------------------------------------------------------------
@@ -379,19 +382,18 @@ EVENT_MISFITS = [
     ({**TAP, "timestamp_micros": ""}, ".timestamp_micros", INVALID),
     ({**TAP, "timestamp_micros": "٣"}, ".timestamp_micros", INVALID),
     ({**TAP, "params": {"timestamp_micros": CANARY}}, ".params.timestamp_micros", INVALID),
-    ({**TAP, "nome": CANARY}, "", INVALID),
+    ({"nome": CANARY}, "", INVALID),
+    ({**TAP, "stream": CANARY}, "", INVALID),
 ]
-IDS = ("client_id", "app_instance_id", "user_id", "client_key", "cookies")
+IDS = ("client_id", "app_instance_id", "client_key", "cookies")
 SENDER_MISFITS = [
     *[({key: ""}, key, REQUIRED) for key in IDS],
-    *[({key: 7731}, key, INVALID) for key in IDS],
-    *[({key: CANARY + "x" * ID_MAX}, key, BOUNDS) for key in ("client_id", "user_id")],
+    *[({key: [7731]}, key, INVALID) for key in IDS],
+    *[({key: 7731.5}, key, INVALID) for key in IDS],
+    *[({key: 7731}, key, INVALID) for key in UNKEPT],
+    ({"client_id": CANARY + "x" * ID_MAX}, "client_id", BOUNDS),
     *[({key: CANARY + "x" * TEXT_MAX}, key, BOUNDS) for key in ("app_instance_id", "client_key")],
     ({"cookies": CANARY + "x" * COOKIES_MAX}, "cookies", BOUNDS),
-    *[
-        ({key: [CANARY]}, key, INVALID)
-        for key in ("user_properties", "consent", "device", "user_location")
-    ],
 ]
 
 
@@ -450,9 +452,147 @@ def test_a_misfit_keeps_its_own_bytes_and_not_its_neighbours():
 
 
 def test_an_unknown_key_is_named_but_not_at_length():
-    description = refusal({**TAP, "k" * 5000: 1}).description
-    assert "k" * 40 in description
-    assert len(description) < 500
+    for description in (
+        refusal({"k" * 5000: 1}).description,
+        only({**TAP, "k" * 5000: 1}).mended[0].violation.description,
+    ):
+        assert "k" * 40 in description
+        assert len(description) < 500
+
+
+# -- what is mended to be read ------------------------------------------------------------------
+
+
+def whole(draft):
+    """What was mended, as kind and number, and all that is said of it."""
+    told = [each.violation for each in draft.mended]
+    assert not any("7731" in each.description or CANARY in each.description for each in told)
+    return [(each.kind, each.number) for each in draft.mended], told
+
+
+@pytest.mark.parametrize("event", [{"colour": "red"}, {"bar": 2}])
+@pytest.mark.parametrize("within", ["", "array", "events"])
+def test_an_unknown_key_beside_the_name_is_left_out_and_told(event, within):
+    said = {"": {**TAP, **event}, "array": [{**TAP, **event}], "events": {"events": [TAP | event]}}
+    draft = only(said[within])
+    assert (draft.name, draft.session, draft.actor) == ("tap", None, None)
+    kinds, [violation] = whole(draft)
+    assert kinds == [("key_dropped", 1)]
+    assert (violation.rule, violation.field_path) == (Rule.UNKNOWN_KEY, "events[0]")
+    assert violation.description.startswith(f"found the unknown key {next(iter(event))!r}, exp")
+
+
+def test_unknown_keys_of_a_body_are_left_out_of_each_of_its_events():
+    body = {"client_id": "1.2", "foo": 1, "bar": 2, "events": [TAP, {**TAP, "baz": 3}]}
+    first, second = read(body, Shape.BODY).elements
+    assert first.sender.body == {"client_id": "1.2"}
+    assert whole(first)[0] == [("key_dropped", 2)]
+    assert whole(second)[0] == [("key_dropped", 2), ("key_dropped", 1)]
+    assert whole(first)[1][0].field_path == ""
+    assert whole(first)[1][0].description.startswith("found the unknown key 'foo' and 1 more, exp")
+
+
+def test_many_unknown_keys_cost_little():
+    body = {f"k{n}": n for n in range(100_000)} | {"events": [TAP] * EVENTS_MAX}
+    started = time.process_time()
+    drafts = read(body).elements
+    assert {draft.mended[0].number for draft in drafts} == {100_000}
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("key", ["client_id", "app_instance_id", "user_id"])
+@pytest.mark.parametrize(("number", "text"), [(12345, "12345"), (12.0, "12"), (-5, "-5")])
+def test_a_whole_number_in_the_place_of_an_id_becomes_its_text(key, number, text):
+    draft = only({**TAP, key: number})
+    assert draft.sender.body == {key: text}
+    kinds, [violation] = whole(draft)
+    assert (kinds, violation.field_path) == ([("converted", 1)], key)
+    assert violation.rule is Rule.TEXT_EXPECTED
+
+
+@pytest.mark.parametrize("user_id", [7731.5, True, [CANARY], {"a": CANARY}, 10**40])
+def test_a_user_id_that_is_none_is_left_out(user_id):
+    draft = only({**TAP, "client_id": "1.2", "user_id": user_id})
+    assert draft.sender.body == {"client_id": "1.2"}
+    assert whole(draft)[0] == [("identifier_dropped", 1)]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("user_properties", "user_property_dropped"),
+        ("device", "device_dropped"),
+        ("user_location", "location_dropped"),
+        ("consent", "consent_denied"),
+    ],
+)
+@pytest.mark.parametrize("said", [[], [CANARY], CANARY, 7731, False])
+def test_a_part_of_the_sender_that_cannot_be_read_is_left_out_and_a_consent_denied(key, kind, said):
+    """PHP writes an empty object as an empty array."""
+    draft = only({**TAP, key: said})
+    denied = {"ad_personalization": "DENIED", "ad_user_data": "DENIED"}
+    assert draft.sender.body == ({key: denied} if key == "consent" else {})
+    kinds, [violation] = whole(draft)
+    assert (kinds, violation.field_path) == ([(kind, 1)], key)
+
+
+SECONDS = 1_800_000_000
+MICROS = SECONDS * 10**6
+TIMES = [
+    (SECONDS + 0.25, MICROS + 250_000, "time_unit", "found seconds since 1970"),
+    (1_700_000_000.123456, 1_700_000_000_123_456, "time_unit", "found seconds since 1970"),
+    (SECONDS * 1000 + 0.5, MICROS + 500, "time_unit", "found milliseconds since 1970"),
+    (MICROS * 1000 + 999, MICROS, "time_unit", "found nanoseconds since 1970"),
+    (float(MICROS * 1000), MICROS, "time_unit", "found nanoseconds since 1970"),
+    (str(MICROS * 1000), MICROS, "time_unit", "found nanoseconds since 1970"),
+    (MICROS + 0.25, MICROS, "converted", "found a number with a fraction"),
+]
+
+
+@pytest.mark.parametrize(("said", "time_us", "kind", "found"), TIMES)
+@pytest.mark.parametrize("place", ["event", "params", "body"])
+def test_a_time_of_another_unit_or_with_a_fraction_is_read_and_named(
+    said, time_us, kind, found, place
+):
+    of_time = {"timestamp_micros": said}
+    draft, path = {
+        "event": (only(TAP | of_time), "events[0].timestamp_micros"),
+        "params": (only({**TAP, "params": of_time}), "events[0].params.timestamp_micros"),
+        "body": (only({"events": [TAP], **of_time}), "timestamp_micros"),
+    }[place]
+    assert (draft.time_us, draft.params) == (time_us, {})
+    kinds, [violation] = whole(draft)
+    assert (kinds, violation.field_path) == ([(kind, 1)], path)
+    assert violation.description.startswith(found)
+
+
+@pytest.mark.parametrize("said", [SECONDS, SECONDS * 1000, MICROS, 7, float(SECONDS)])
+def test_whole_numbers_are_for_the_door_which_knows_what_its_clock_shows(said):
+    """By a clock that stands in 1970 microseconds look like seconds."""
+    draft = only({**TAP, "timestamp_micros": said})
+    assert (draft.time_us, draft.mended) == (said, ())
+
+
+def test_what_lay_in_a_queue_is_as_it_was_or_it_did_not():
+    for slip in ({"foo": 1}, {"user_id": 7}, {"timestamp_micros": MICROS + 0.5}):
+        assert isinstance(only({**TAP, "complete": True, **slip}, Shape.SPOOL), Misfit)
+    assert only({**TAP, "complete": True, "user_id": "u" * 300}, Shape.SPOOL).complete
+
+
+@pytest.mark.parametrize(
+    ("payload", "line", "column"),
+    [
+        (b'[{"name":"good"},{"name":"b","params":{"v":NaN}}]', 1, 44),
+        (b'[\n {"name": "NaN 1e999"},\n {"x": -Infinity}]', 3, 8),
+        (b'{"name":"a\\"NaN","params":{"v":-1e999}}', 1, 32),
+    ],
+)
+def test_a_number_that_is_not_finite_is_named_with_line_and_column(payload, line, column):
+    with pytest.raises(InvalidEvent) as caught:
+        parse(payload, Shape.ANY)
+    assert caught.value.description.startswith("found ")
+    place = f" at line {line} column {column}, expected a finite one"
+    assert caught.value.description.endswith(place)
 
 
 # -- anything at all ----------------------------------------------------------------------------
@@ -555,3 +695,13 @@ def test_at_every_depth_what_is_taken_can_be_stored(depth):
 def test_of_a_key_that_stands_twice_the_last_one_counts():
     draft = parse(b'{"name":"a","name":"b"}', Shape.ANY).elements[0]
     assert draft.name == "b"
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("prams", "params"), ("sesion", "session"), ("actr", "actor")]
+)
+def test_a_key_that_looks_misspelt_is_refused_with_the_one_that_was_meant(typo, meant):
+    """Left out, the event would silently be another one."""
+    why = str(refusal({"name": "tap", typo: {}}))
+    assert f"unknown key '{typo}'" in why
+    assert f"did you mean {meant}?" in why

@@ -14,11 +14,13 @@ from agent.intake.message import Message
 from agent.intake.parse import Shape
 from agent.intake.reception import Reception
 from agent.intake.sessions import Sessions
+from agent.intake.spacing import Spacing
 from agent.queue.failures import QueueFull, StorageError
 from agent.secret import Secret
 from tests.intake.stored import events, letters, stored
+from tests.sorters import sorter
 
-SECOND, MINUTE = 1_000_000, 60_000_000
+SECOND, MINUTE, HOUR = 1_000_000, 60_000_000, 3_600_000_000
 BEGIN = 1_800_000_000
 BOOT = "boot-b"
 OWN = Device(client_id="77.88")
@@ -65,7 +67,7 @@ class Agent:
         self.ticking = Ticking()
         self.restart()
 
-    def restart(self, *errors, per_sitting=False, sessions=True, **parts):
+    def restart(self, *errors, per_sitting=False, sessions=True, mode="off"):
         """A new process on the same queue; the first commits raise these errors."""
         numbers = iter(range(1, 1000))
         sittings = Sessions(
@@ -73,13 +75,15 @@ class Agent:
             per_sitting=per_sitting, new_client_id=lambda _: f"9.{next(numbers)}",
         )  # fmt: skip
         self.door = self._make_door(
-            streams=STREAMS, clock=self.ticking.clock, sessions=sessions,
+            clock=self.ticking.clock,
             queue=Failing(self.queue, *errors),
-            attribution=Attribution(device=OWN, salt=SALT),
+            sorter=sorter(
+                streams=STREAMS, clock=self.ticking.clock, sessions=sessions, mode=mode,
+                attribution=Attribution(device=OWN, salt=SALT),
+            ),
             reception=Reception(
                 window=Window(load=self.queue.seen), sessions=sittings if sessions else None
             ),
-            **parts,
         )  # fmt: skip
 
     def say(self, value, *, at=None, **fields):
@@ -134,7 +138,7 @@ def test_of_one_message_only_what_is_new_is_taken(agent):
 
 
 def test_a_transaction_with_the_same_content_is_a_duplicate(agent):
-    sale = {"name": "sale", "params": {"transaction_id": "t1", "amount": 5}}
+    sale = {"name": "purchase", "params": {"transaction_id": "t1", "amount": 5}}
     agent.say(sale)
     assert agent.say(sale | {"event_id": "new"}) == Accepted(1, duplicates=1)
     assert len(agent.events) == 1
@@ -143,7 +147,8 @@ def test_a_transaction_with_the_same_content_is_a_duplicate(agent):
 def test_a_transaction_with_other_content_is_kept_counted_and_warned_of_once(agent, caplog):
     with caplog.at_level(logging.WARNING):
         for amount in (5, 6, 7, 6):
-            agent.say({"name": "sale", "params": {"transaction_id": "canary", "amount": amount}})
+            params = {"transaction_id": "canary", "amount": amount}
+            agent.say({"name": "purchase", "params": params})
     assert [event.params["amount"] for event in agent.events] == [5, 6, 7]
     assert agent.queue.books.noted == {"transaction_id_reused": 2}
     assert agent.queue.books.refused == {"duplicate": 1}
@@ -381,6 +386,58 @@ def test_without_sessions_there_is_nothing_of_a_sitting(agent):
     assert (agent.params, agent.events[0].sitting) == ([(None, None)], None)
 
 
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("session", [None, "start", "end"])
+def test_what_its_publisher_dates_before_this_boot_is_in_no_sitting_of_now(agent, local, session):
+    """With or without a mark, by this device's clock or by another."""
+    agent.restart(per_sitting=True)
+    agent.say(TAP, at=HOUR)
+    old = TAP | {"timestamp_micros": BEGIN * SECOND - 20 * HOUR}
+    agent.say(old | ({"session": session} if session else {}), local=local)
+    agent.say(TAP, at=HOUR + MINUTE)
+    assert [session for session, _ in agent.params] == [BEGIN + 3600, None, BEGIN + 3600]
+    assert agent.params[1] == (None, None)
+    clients = [event.sender.client_id for event in agent.events]
+    assert clients == ["9.1", "77.88", "9.1"]
+
+
+def test_it_opens_none_either(agent):
+    agent.say(TAP | {"timestamp_micros": BEGIN * SECOND - 20 * HOUR}, at=HOUR)
+    assert agent.params == [(None, None)]
+    assert agent.queue.session("77.88") is None
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_its_publisher_dates_into_an_earlier_sitting_of_this_boot_is_of_that_one(agent, local):
+    agent.say(TAP, at=HOUR)
+    agent.say(TAP, at=2 * HOUR)
+    between = TAP | {"timestamp_micros": BEGIN * SECOND + HOUR + MINUTE, "session": "end"}
+    agent.say(between, local=local)
+    agent.say(TAP, at=2 * HOUR + MINUTE)
+    assert [session for session, _ in agent.params] == [
+        BEGIN + 3600, BEGIN + 7200, BEGIN + 3600, BEGIN + 7200,
+    ]  # fmt: skip
+
+
+def test_a_second_end_is_of_the_visitor_who_has_left_and_a_lone_one_of_nobody(agent):
+    agent.restart(per_sitting=True)
+    end = TAP | {"session": "end"}
+    for second, said in ((0, end), (10, TAP), (20, end), (21, end), (300, end)):
+        agent.say(said, at=second * SECOND)
+    assert [session for session, _ in agent.params] == [None, *[BEGIN + 10] * 3, None]
+    clients = [event.sender.client_id for event in agent.events]
+    assert clients == ["77.88", "9.1", "9.1", "9.1", "77.88"]
+
+
+@pytest.mark.parametrize("session_id", ["17fba6ee-8673-4ebc", "0", "", "abc"])
+def test_who_says_a_session_that_is_none_is_in_the_sitting_that_is_open(agent, session_id):
+    agent.restart(mode="repair")
+    agent.say(TAP, at=0)
+    agent.say(TAP | {"params": {"session_id": session_id}}, at=10 * SECOND)
+    assert agent.params == [(BEGIN, 1), (BEGIN, 9999)]
+    assert agent.queue.books.repaired == {"identifier_dropped": 1}
+
+
 def test_an_event_that_is_refused_opens_no_sitting(agent, tmp_path):
     bad = {"name": "tap", "client_key": 7}
     agent.say(bad, at=0, answerable=False)
@@ -408,6 +465,22 @@ def test_a_publisher_that_counts_in_seconds_has_microseconds_of_its_own(agent):
     agent.say([said, said], at=MINUTE, local=False)
     agent.say(said, local=False)
     assert [event.time_us - BEGIN * SECOND for event in agent.events] == [0, 1, 2]
+
+
+def test_a_reception_that_goes_on_where_another_stopped_gives_no_microsecond_twice(queue):
+    """As after a reload."""
+    spacing, told = Spacing(), []
+    message = Message(
+        source="http",
+        payload=json.dumps(TAP | {"timestamp_micros": BEGIN * SECOND}).encode(),
+        local=False,
+    )
+    for _ in range(2):
+        reception = Reception(window=Window(load=queue.seen), sessions=None, spacing=spacing)
+        part = sorter(streams=STREAMS).sort(message, Ticking().clock.stamp())
+        with reception.claim([message], [part]) as claim:
+            told += [item.event.time_us for item in reception.receive([part], claim).parts[0].items]
+    assert [time_us - BEGIN * SECOND for time_us in told] == [0, 1]
 
 
 def test_an_export_keeps_its_times(agent):

@@ -257,6 +257,53 @@ def test_what_is_beyond_the_promises_kept_is_below_all_that_are(sessions, place)
     assert sessions.resolve(US, starts[4], truth(10**6 * TRUE * SECOND))[0] < oldest
 
 
+def test_a_sitting_beyond_the_promises_kept_has_one_id_however_the_clock_is_corrected(disk, made):
+    """A Date is half a second off; a moment later NTP knows better."""
+    sessions = made(disk)
+    starts = [put(sessions, blind(n * MINUTE), mark="start").start for n in range(PROMISES + 10)]
+    for start in starts:
+        session_id, state = sessions.resolve(US, start, truth(TRUE * SECOND + 900 * MS))
+        disk.commit(state)
+        again = made(disk)
+        for later in (1400 * MS, -100 * MS, HOUR):
+            assert again.resolve(US, start, truth(TRUE * SECOND + later)) == (session_id, None)
+
+
+def test_the_clock_s_first_word_counts_for_all_forgotten_sittings_of_a_boot(disk, made):
+    """Those told later keep their distance: they cannot get the id of another one."""
+    sessions = made(disk)
+    starts = [put(sessions, blind(n * SECOND), mark="start").start for n in range(PROMISES + 10)]
+    ids = [
+        sessions.resolve(US, start, truth(TRUE * SECOND - n * SECOND))[0]
+        for n, start in enumerate(starts[:10])
+    ]
+    assert ids == list(range(TRUE, TRUE + 10))
+
+
+@pytest.mark.parametrize("same_second", [True, False])
+def test_a_promise_that_was_kept_holds_when_it_is_forgotten(disk, made, same_second):
+    """Also where its id was pushed ahead, as in a second with two sittings."""
+    sessions = made(disk)
+    step = MS if same_second else MINUTE
+    starts = [put(sessions, blind(n * step), mark="start").start for n in range(10)]
+    ids = [sessions.resolve(US, start, truth())[0] for start in starts]
+    for n in range(PROMISES + 10):
+        disk.commit(put(sessions, blind(HOUR + n * MINUTE), mark="start").state)
+    again = made(disk)
+    assert [again.resolve(US, start, truth(0))[0] for start in starts] == ids
+
+
+def test_what_is_remembered_of_forgotten_promises_is_bounded(disk, made):
+    for boot in range(40):
+        sessions = made(disk, boot_id=f"0123abcd-0123-0123-0123-0123456789{boot:02d}")
+        for n in range(10):
+            stamp = blind(n, boot=f"0123abcd-0123-0123-0123-0123456789{boot:02d}")
+            placed = put(sessions, stamp, mark="start")
+            _, state = sessions.resolve(US, placed.start, truth(TRUE * SECOND + boot * HOUR))
+            disk.commit(placed.state, state)
+    assert len(disk[US]) < 5_000
+
+
 def test_promises_are_bounded_in_the_stored_text(place):
     for n in range(10 * PROMISES):
         placed = place(blind(n * HOUR), mark="start")
@@ -315,7 +362,93 @@ def test_what_comes_from_an_earlier_boot_is_older_whatever_its_clock_said(place)
 def test_an_event_of_which_nobody_knows_the_boot_has_no_sitting(place):
     lost = place(Stamp(TRUE * SECOND, 0, "", trusted=False))
     assert (lost.session_id, lost.start, lost.state) == (None, None, None)
-    assert place(Stamp(TRUE * SECOND, 0, "", trusted=True)).session_id == TRUE
+
+
+@pytest.mark.parametrize("mark", [None, "start", "end"])
+def test_a_time_that_is_on_no_boot_s_clock_opens_no_sitting(place, mark):
+    said = place(Stamp(TRUE * SECOND, 0, "", trusted=True), mark=mark)
+    assert (said.session_id, said.start, said.engagement_ms, said.state) == (None,) * 4
+
+
+def before_this_boot(offset_us):
+    """A publisher's own time that this boot's clock has not seen."""
+    return Stamp(TRUE * SECOND + offset_us, 0, "", trusted=True)
+
+
+@pytest.mark.parametrize("mark", [None, "start", "end"])
+@pytest.mark.parametrize("offset_us", [-HOUR, -MINUTE, -1])
+def test_what_was_before_this_boot_moves_nothing_of_the_present_sitting(place, mark, offset_us):
+    first = place(at(MINUTE))
+    old = place(before_this_boot(offset_us), mark=mark)
+    assert (old.session_id, old.start, old.engagement_ms, old.state) == (None,) * 4
+    assert place(at(2 * MINUTE)).session_id == first.session_id
+
+
+@pytest.mark.parametrize(("offset_us", "same"), [(MINUTE, True), (-30, False), (50 * MINUTE, True),
+                                                 (50 * MINUTE + 1, False)])  # fmt: skip
+def test_what_was_before_this_boot_belongs_to_the_sitting_of_then(disk, made, offset_us, same):
+    """In this boot there was no sitting yet, or there is one."""
+    before = made(disk, boot_id="boot-a")
+    first = put(before, at(0, boot="boot-a"))
+    disk.commit(first.state, put(before, at(20 * MINUTE, boot="boot-a")).state)
+    for live in (False, True):
+        sessions = made(disk)
+        if live:
+            put(sessions, at(0, wall_us=(TRUE + 7200) * SECOND))
+        old = put(sessions, before_this_boot(offset_us))
+        assert (old.session_id == first.session_id) is same
+        assert (old.session_id is None) is not same
+
+
+def test_an_end_opens_no_sitting(disk, made):
+    sessions = made(disk, per_sitting=True)
+    for human in (True, False):
+        lone = put(sessions, at(0), mark="end", human=human)
+        assert (lone.session_id, lone.engagement_ms, lone.state) == (None, None, None)
+        assert lone.client_id == US, "the device's own, as of all that is in no sitting"
+
+
+@pytest.mark.parametrize(
+    ("gap", "same"), [(MS, True), (30 * MINUTE, True), (30 * MINUTE + 1, False)]
+)
+@pytest.mark.parametrize("human", [True, False])
+def test_a_second_end_is_of_the_sitting_that_ended_within_the_timeout(disk, made, gap, same, human):
+    sessions = made(disk, per_sitting=True)
+    first = put(sessions, at(0))
+    put(sessions, at(MINUTE), mark="end")
+    again = put(sessions, at(MINUTE + gap), mark="end", human=human)
+    assert (again.session_id, again.client_id) == (
+        (first.session_id, first.client_id) if same else (None, US)
+    )
+    assert again.engagement_ms == (1 if same and human else None)
+    assert put(sessions, at(MINUTE + gap + 1)).session_id == TRUE + (MINUTE + gap) // SECOND
+
+
+@pytest.mark.parametrize(
+    ("gap", "same"), [(1, True), (30 * MINUTE, True), (30 * MINUTE + 1, False)]
+)
+def test_an_end_after_the_idle_timeout_is_of_the_sitting_that_idled(place, gap, same):
+    """It ended a timeout after its last event; a page's own timer may be slower than that."""
+    first = place(at(0))
+    late = place(at(30 * MINUTE + gap), mark="end")
+    assert late.session_id == (first.session_id if same else None)
+    assert late.engagement_ms == (1 if same else None), "nobody was there all that time"
+    assert place(at(61 * MINUTE)).session_id == TRUE + 3660
+
+
+def test_ends_do_not_prolong_one_another(place):
+    place(at(0), mark="start")
+    place(at(MINUTE), mark="end")
+    assert place(at(20 * MINUTE), mark="end").session_id == TRUE
+    assert place(at(40 * MINUTE), mark="end").session_id is None
+
+
+def test_a_second_end_that_comes_late_is_of_the_sitting_of_then(place):
+    place(at(0))
+    place(at(MINUTE), mark="end")
+    now = place(at(HOUR))
+    assert place(at(2 * MINUTE), mark="end").session_id == TRUE
+    assert place(at(HOUR + MINUTE)).session_id == now.session_id
 
 
 def test_who_was_overtaken_by_less_than_a_second_counts_as_of_now(place):
@@ -389,7 +522,8 @@ def test_only_so_many_clients_are_kept_in_memory(disk, made):
     "text",
     ["", "garbage", "00000000000000000007 [", "00000000000000000007 [1,[],[[1,2]],[]]",
      '00000000000000000007 [1,[],[["a",[1,2,3,true],[1,2,0,true],0,0,null,false]],[]]',
-     "00000000000000000007 [[],[],[],[[0,1,2,3,4]]]", "00000000000000000007 null"],
+     "00000000000000000007 [[],[],[],[[0,1,2,3,4]]]", "00000000000000000007 null",
+     "00000000000000000007 [1,[],[],[],[[0,1]],[]]", "00000000000000000007 [1,[],[],[],[]]"],
 )  # fmt: skip
 def test_a_damaged_text_is_as_good_as_none_and_is_replaced(made, text):
     disk = Disk({US: text} if text else {})

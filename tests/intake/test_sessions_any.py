@@ -115,6 +115,10 @@ class Sittings(RuleBasedStateMachine):
             assert (placed.session_id, placed.start, placed.client_id) == (None, None, client)
             return
         self._check(sitting, placed, client)
+        if mark == "end" and not self._goes_on(sitting, stamp):
+            assert placed.engagement_ms == (1 if human else None)
+            sitting.given, sitting.floors = sitting.given + human, sitting.floors + human
+            return
         assert placed.engagement_ms == (self._engagement(sitting) if human else None)
         if human:
             sitting.last, sitting.boot, sitting.trusted = self.now, stamp.boot_id, stamp.trusted
@@ -124,6 +128,8 @@ class Sittings(RuleBasedStateMachine):
         known = self.sittings[client]
         if known and mark != "start" and self._goes_on(known[-1], stamp):
             return known[-1]
+        if mark == "end":
+            return known[-1] if known and self._just_ended(known[-1], stamp) else None
         if not human and mark != "start":
             return None
         new = Expected(self.now, self.now, stamp.boot_id, stamp.trusted, stamp)
@@ -137,8 +143,15 @@ class Sittings(RuleBasedStateMachine):
             if sitting.session_id is not None:
                 yield sitting.session_id + len(known) - index
 
+    def _just_ended(self, sitting, stamp):
+        gap = self.now - sitting.last
+        return self._comparable(sitting, stamp) and gap <= TIMEOUT * (1 if sitting.over else 2)
+
+    def _comparable(self, sitting, stamp):
+        return sitting.boot == stamp.boot_id or (sitting.trusted and stamp.trusted)
+
     def _goes_on(self, sitting, stamp):
-        comparable = sitting.boot == stamp.boot_id or (sitting.trusted and stamp.trusted)
+        comparable = self._comparable(sitting, stamp)
         within = self.now - sitting.last <= TIMEOUT and self.now - sitting.begin <= LONGEST
         return comparable and within and not sitting.over
 

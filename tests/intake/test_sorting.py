@@ -156,6 +156,56 @@ def test_an_engagement_that_was_measured_elsewhere_is_kept():
     assert room(tap(params={"engagement_time_msec": 5})) == {"session_id"}
 
 
+WRONG_SESSIONS = ["17fba6ee-8673-4ebc", "0", "", "abc", 0, -1, 1.5, True, []]
+
+
+@pytest.mark.parametrize("session_id", WRONG_SESSIONS)
+def test_who_brings_a_session_that_is_none_gets_ours(session_id):
+    found = sort(tap(params={"session_id": session_id, "x": "y" * 101}), sessions=True)
+    [item] = found.items
+    assert item.room == {"session_id", "engagement_time_msec"}
+    assert item.event.params.keys() == {"x", "event_id"}
+    assert found.counts == {"repaired.identifier_dropped": 1, "repaired.text_cut": 1}
+
+
+@pytest.mark.parametrize("msec", ["abc", -1, ""])
+def test_who_brings_an_engagement_that_is_none_gets_ours(msec):
+    found = sort(tap(params={"engagement_time_msec": msec}), sessions=True)
+    assert found.items[0].room == {"session_id", "engagement_time_msec"}
+    assert found.counts == {"repaired.param_dropped": 1}
+
+
+def test_an_engagement_is_kept_beside_a_session_that_is_none_and_none_is_made_of_his_own():
+    mixed = {"session_id": "abc", "engagement_time_msec": 5}
+    assert room(tap(params=mixed)) == {"session_id"}
+    assert event_of(tap(params=mixed)).params["engagement_time_msec"] == 5
+    his = {"session_id": 1690000000, "engagement_time_msec": "abc"}
+    assert room(tap(params=his)) == set()
+
+
+def test_what_gives_way_to_our_session_is_counted_with_what_was_wrong_in_theirs():
+    own = {f"p{n}": n for n in range(24)}
+    found = sort(tap(params=own | {"session_id": "abc"}), sessions=True)
+    [item] = found.items
+    assert (item.event.params, item.room) == (own, {"session_id"})
+    assert found.counts == {
+        "repaired.identifier_dropped": 1, "repaired.agent_param_dropped": 2,
+    }  # fmt: skip
+
+
+def test_a_session_that_is_none_is_refused_or_left_where_nothing_is_repaired():
+    said = tap(params={"session_id": "abc"})
+    assert paths(sort(said, sessions=True, mode="strict")) == ["params.session_id"]
+    assert room(said, mode="off") == set()
+    assert event_of(said, mode="off", sessions=True).params["session_id"] == "abc"
+
+
+def test_a_borrowed_id_gets_its_cookie_s_session_in_place_of_one_that_is_none():
+    said = tap(params={"session_id": "abc"})
+    assert room(said, message={"cookies": COOKIES}) == {"session_id"}
+    assert room(said | {"client_id": "9.9"}) == set()
+
+
 def test_without_sessions_nobody_gets_one():
     assert sort(tap(), sessions=False).items[0].room == set()
 
@@ -198,13 +248,17 @@ def marks(value, **parts):
 def test_only_an_event_id_that_was_brought_and_a_transaction_are_known_again():
     assert kinds(tap()) == set()
     assert kinds(tap(event_id="e1")) == {"event_id"}
-    assert kinds(tap(params={"transaction_id": "t"})) == {"transaction"}
+    assert kinds(tap(params={"transaction_id": "t"})) == set(), "of sales only"
+    sale = {"transaction_id": "t", "value": 1, "currency": "EUR", "items": [{"item_id": "i"}]}
+    assert kinds({"name": "purchase", "params": sale}) == {"transaction"}
 
 
 def test_a_transaction_is_compared_as_it_was_said_and_not_as_it_was_completed():
     """What the agent adds, repairs or takes out changes with its configuration."""
-    said = tap(params={"transaction_id": "t", "mail": "a@example.com", "text": "x" * 200})
-    assert marks(said) == marks(said, params={"site": "s"}, mode="off")
+    sale = {"transaction_id": "t", "value": 1, "currency": "EUR", "items": [{"item_id": "i"}]}
+    free = {"mail": "a@example.com", "text": "x" * 200}
+    said = {"name": "purchase", "params": sale | free}
+    assert marks(said) == marks(said, params={"site": "s"}, mode="off") != ()
 
 
 def test_the_device_s_events_are_known_again_after_its_id_was_reset():
@@ -289,7 +343,7 @@ SECRET = {"client_key": CARD, "cookies": f"x={CARD}"}
         BAD_NAME | SECRET,
         [tap(), BAD_NAME | SECRET],
         {"events": [BAD_NAME], **SECRET},
-        tap(**SECRET, unknown=1),
+        tap(**SECRET, params=1),
         b'{"name":"tap","client_key":"' + CARD.encode(),
     ],
 )
@@ -308,7 +362,7 @@ def rule(**texts):
 @pytest.mark.parametrize(
     ("value", "rest"),
     [
-        (tap(card=CARD), {"name": "tap"}),
+        (BAD_NAME | {"card": CARD}, BAD_NAME),
         ({"name": "bad name", "params": {"card": CARD}}, {"name": "bad name", "params": {}}),
         ([tap(), BAD_NAME | {"params": {"card": CARD}}], None),
     ],
@@ -413,6 +467,40 @@ def test_a_time_of_another_clock_is_left_as_it_is_said(message):
 def test_a_time_from_before_this_boot_stays_what_it_is_if_the_clock_is_right():
     event = event_of(tap(timestamp_micros=NOW - 20 * HOUR))
     assert (event.time_us, event.stamp) == (NOW - 20 * HOUR, HERE)
+
+
+BEFORE = NOW - 20 * HOUR
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_of_a_time_from_before_this_boot_no_moment_of_it_is_known(local, mode):
+    found = sort(tap(timestamp_micros=BEFORE), mode=mode, message={"local": local})
+    assert found.items[0].moment == Stamp(BEFORE, 0, "", trusted=True)
+
+
+@pytest.mark.parametrize("ahead", [-HOUR, 0, HOUR])
+def test_a_right_clock_tells_the_moment_of_what_another_clock_said(ahead):
+    """The future is now."""
+    past = min(ahead, 0)
+    found = sort(tap(timestamp_micros=NOW + ahead), message={"local": False})
+    assert found.items[0].moment == Stamp(NOW + past, UPTIME + past, "b", trusted=True)
+
+
+def test_a_clock_that_is_not_right_does_not():
+    found = sort(
+        tap(timestamp_micros=NOW - HOUR), clocks=Clocks(right=False), message={"local": False}
+    )
+    assert found.items[0].moment == Stamp(NOW - HOUR, 0, "", trusted=True)
+
+
+def test_a_time_that_this_device_s_clock_has_shown_twice_has_no_moment():
+    clocks = Clocks()
+    clocks.go_on(HOUR)
+    clocks.wall -= HOUR
+    clocks.go_on(HOUR)
+    found = sort(tap(timestamp_micros=NOW + HOUR // 2), clocks=clocks)
+    assert found.items[0].moment == Stamp(NOW + HOUR // 2, 0, "", trusted=True)
 
 
 def test_and_is_nobody_s_knowledge_if_it_is_not():
@@ -560,3 +648,47 @@ def test_the_judge_of_the_event_s_own_stream_is_asked():
     value = [BAD_NAME, BAD_NAME | {"app_instance_id": "f" * 32}]
     assert len(sort(value[0], judges=judges).items) == 1
     assert paths(sort(value[1], judges=judges, message={"stream": "app"})) == ["name"]
+
+
+# -- how much of it is read -------------------------------------------------------------------------
+
+
+class Unasked:
+    """Rules that nobody may ask: reading 10 MB they keep the processor busy for half a minute."""
+
+    def judge(self, event, **_):
+        raise AssertionError(f"{event.name} was judged")
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        tap(params={"x": "411 " * 40_000}),
+        tap(params={"x": [{"y": "411 " * 40_000}]}),
+        tap(params={f"p{n}": "411 " * 1000 for n in range(40)}),
+        tap(user_properties={"x": {"value": "411 " * 40_000}}),
+        tap(client_id="9" * 1000, user_agent="411 " * 40_000),
+    ],
+)
+@pytest.mark.parametrize("answerable", [True, False])
+def test_an_event_that_no_request_could_carry_is_refused_before_it_is_judged(large, answerable):
+    """Wherever in it the bytes are, and in whatever it stands."""
+    for value in (large, [large], {"events": [tap()], **{k: v for k, v in large.items()
+                                                         if k not in ("name", "params")}}):  # fmt: skip
+        if isinstance(value, dict) and "events" in value and "params" in large:
+            value["events"] = [{"name": "tap", "params": large["params"]}]
+        found = sort(value, judges={"main": Unasked()}, message={"answerable": answerable})
+        [reason] = found.rejected
+        assert reason.code == "VALUE_OUT_OF_BOUNDS"
+        assert [type(item) for item in found.items] == ([] if answerable else [RawMessage])
+
+
+def test_what_could_be_carried_is_judged_however_long_the_message_is():
+    long = tap(params={"x": "y" * 100_000})
+    found = sort([long, long, tap()])
+    assert [len(event.params["x"]) for event in found.stored[:2]] == [100, 100]
+    assert len(found.stored) == 3
+
+
+def test_white_space_makes_no_event_too_large():
+    assert len(sort(json.dumps(tap()).encode() + b" " * 200_000).stored) == 1

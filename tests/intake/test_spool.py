@@ -333,7 +333,7 @@ def test_a_file_read_on_from_any_position_is_the_rest_of_it(parts, end, ended):
 def test_a_refused_document_is_kept_whole_and_comes_back_whole(spool, queue, tmp_path):
     """The file is removed, so the dead letter is all there is of it; an export must hold it too."""
     events = [{"name": f"e{number}", "params": {"x": "y" * 40_000}} for number in range(25)]
-    events[-1]["typo"] = 1
+    events[-1]["session"] = "typo"
     body = json.dumps({"client_id": "1.1", "events": events}, separators=(",", ":")).encode()
     assert len(body) > 1_000_000
     spool.drop("a.json", body)

@@ -9,18 +9,23 @@ from hypothesis import strategies as st
 
 from agent.event import RawMessage, Sender
 from agent.queue.days import (
+    CLIENT,
     CLIENTS_TOGETHER,
     EVENTS_OF_A_CLIENT,
     KEPT,
     NAME_MAX,
     OTHER,
+    SINCE,
     DayRow,
+    Days,
     Near,
+    read_days,
 )
 from agent.queue.event_queue import FIGURES_FOR, FILE_NAME, EventQueue
 from agent.queue.ledger import DAY_US, Sent, day_of
 from agent.queue.pages import Selection
 from agent.queue.reader import reading
+from agent.queue.schema import TABLES
 from tests.conftest import STAMP
 
 CAP = 64 * 1024 * 1024
@@ -147,15 +152,135 @@ def test_as_many_days_are_kept_as_promised_the_newest_in_whatever_order_they_com
     again.close()
 
 
+def untrusted(number):
+    """A stamp so many days after the usual one, by a clock that nobody vouches for."""
+    return replace(on_day(number), trusted=False)
+
+
+def days_of(queue):
+    return sorted({row.day for row in queue.days()})
+
+
+def name_of(*numbers):
+    return [day_of(on_day(number).wall_us) for number in numbers]
+
+
 def test_a_wrong_clock_takes_no_days_away(queue, make_event):
-    """1970 is older than all and goes; a day of the future has one place, not all of them."""
+    """One of 1970 has its place for today; a day of the future has one place, not all of them."""
     for number in range(KEPT - 1):
         queue.put_many([make_event(stamp=on_day(number))])
-    queue.put_many([make_event(stamp=on_day(30_000))])
-    queue.put_many([make_event(stamp=replace(STAMP, wall_us=5))])
-    days = [row.day for row in queue.days()]
-    assert days[:-1] == [day_of(on_day(number).wall_us) for number in range(KEPT - 1)]
-    assert days[-1] == day_of(on_day(30_000).wall_us)
+    queue.put_many([make_event(stamp=untrusted(30_000))])
+    queue.put_many([make_event(stamp=replace(STAMP, wall_us=5, trusted=False))])
+    assert days_of(queue) == ["1970-01-01", *name_of(*range(KEPT - 1), 30_000)]
+    queue.put_many([make_event(stamp=on_day(KEPT - 1))])
+    assert days_of(queue) == name_of(*range(KEPT))
+
+
+def deliver_each_on_its_day(queue):
+    while leased := queue.lease("main", limit=25):
+        queue.ack_many(
+            ids(leased),
+            sent=[Sent(day_of(row.event.stamp.wall_us), "main", "tap", "client") for row in leased],
+        )
+
+
+def test_events_older_than_all_days_that_are_kept_can_still_be_sent(queue, make_event):
+    """With late = "send": their days may be gone before their clients are counted."""
+    for number in range(KEPT + 5):
+        queue.put_many([make_event(stamp=on_day(number)) for _ in range(CLIENTS_TOGETHER)])
+    deliver_each_on_its_day(queue)
+    assert queue.books.sent == (KEPT + 5) * CLIENTS_TOGETHER
+    assert days_of(queue) == name_of(*range(5, KEPT + 5))
+    assert {row.sent for row in queue.days()} == {CLIENTS_TOGETHER}
+
+
+def test_late_events_are_sent_beside_a_full_ledger(queue, make_event):
+    for number in range(KEPT + 1):
+        queue.put_many([make_event(stamp=on_day(number))])
+        deliver_each_on_its_day(queue)
+    queue.put_many([make_event(stamp=on_day(0)) for _ in range(2 * CLIENTS_TOGETHER)])
+    queue._days._with_clients.clear()  # as after a restart
+    deliver_each_on_its_day(queue)
+    assert queue.books.queued == 0
+    assert days_of(queue) == name_of(*range(1, KEPT + 1)), "they are older than what is kept"
+
+
+def test_clients_of_no_day_that_is_kept_are_no_reason_to_fail(queue, make_event):
+    """Their day goes with the write that counts them, and no other day has any."""
+    for number in range(KEPT):
+        queue.put_many([make_event(stamp=on_day(number))])
+        deliver(queue, client="", day=name_of(number)[0])
+    queue.put_many([make_event() for _ in range(CLIENTS_TOGETHER)])
+    deliver(queue, day=name_of(-1)[0])
+    assert queue.books.queued == 0
+    assert days_of(queue) == name_of(*range(KEPT))
+
+
+def test_the_true_day_is_counted_beside_a_ledger_full_of_the_future(queue, make_event):
+    """A clock in the future filled it; then the clock is set."""
+    for number in range(KEPT + 1):
+        queue.put_many([make_event(stamp=untrusted(3650 + number))])
+    queue.put_many([make_event() for _ in range(2 * CLIENTS_TOGETHER)])
+    while leased := queue.lease("main", limit=25):
+        queue.ack_many(ids(leased), sent=[Sent(TODAY, "main", "tap", "client") for _ in leased])
+    [today] = [row for row in queue.days() if row.day == TODAY]
+    assert (today.received, today.sent) == (2 * CLIENTS_TOGETHER, queue.books.sent)
+
+
+def test_days_of_a_clock_in_the_future_make_room_for_those_that_come(queue, make_event):
+    """Offline all the while: nothing is sent that would say which days are true."""
+    for number in range(KEPT + 1):
+        queue.put_many([make_event(stamp=untrusted(3650 + number))])
+    for number in range(KEPT):
+        queue.put_many([make_event(stamp=untrusted(number))])
+        assert set(name_of(*range(number + 1))) <= set(days_of(queue))
+    assert days_of(queue) == name_of(*range(KEPT))
+
+
+def test_days_in_the_future_take_no_place_of_those_on_which_something_was_sent(queue, make_event):
+    for number in range(KEPT):
+        queue.put_many([make_event(stamp=on_day(number))])
+        deliver_each_on_its_day(queue)
+    for number in range(2 * KEPT):
+        queue.put_many([make_event(stamp=untrusted(3650 + number))])
+        assert name_of(3650 + number)[0] in days_of(queue), "what is counted now has its place"
+    found = days_of(queue)
+    assert found[:KEPT] == name_of(*range(KEPT))
+    assert len(found) == 2 * KEPT, "and they are few themselves"
+    assert [row.day for row in queue.days(last=1)] == name_of(KEPT - 1, 3650 + 2 * KEPT - 1)
+
+
+def test_days_without_a_network_are_kept_though_nothing_was_sent_on_them(queue, make_event):
+    for number in range(KEPT):
+        queue.put_many([make_event(stamp=on_day(number))])
+        deliver_each_on_its_day(queue)
+    for number in range(KEPT, KEPT + 10):
+        queue.put_many([make_event(stamp=untrusted(number))])
+    assert days_of(queue) == name_of(*range(KEPT + 10))
+    deliver_each_on_its_day(queue)
+    queue.put_many([make_event(stamp=on_day(KEPT + 10))])
+    deliver_each_on_its_day(queue)
+    queue.put_many([make_event(stamp=on_day(KEPT + 11))])
+    assert days_of(queue) == name_of(*range(11, KEPT + 12))
+
+
+@given(st.lists(st.tuples(st.integers(-30_000, 2_940_000), st.booleans()), max_size=60))
+def test_whatever_the_clock_says_nothing_raises_and_what_is_new_is_counted(moves):
+    """``moves``: the day of the clock, and whether what was taken is sent at once."""
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(TABLES)
+    days = Days(names=20, clients=20)
+    for number, sent in moves:
+        [day] = name_of(number)
+        days.write(connection, {(day, "main", "tap", "received"): 1})
+        if sent:
+            days.write(connection, {(day, "main", "tap", "sent"): 1})
+            days.write(connection, {(day, "main", "c", CLIENT): CLIENTS_TOGETHER})
+        found = {row.day for row in read_days(connection)}
+        kept = [row.day for row in read_days(connection) if row.sent][-KEPT:]
+        assert day in found or (len(kept) == KEPT and day < kept[0]) or day < SINCE
+        assert len(found) <= 2 * KEPT + 1
+    connection.close()
 
 
 def test_what_is_purged_of_forgotten_days_leaves_nothing_there(queue, make_event):

@@ -179,7 +179,9 @@ def test_a_newer_file_is_not_touched(tmp_path):
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
     before = (tmp_path / FILE_NAME).read_bytes()
-    with pytest.raises(UnreadableQueue, match="found version 2, expected at most 1"):
+    with pytest.raises(
+        UnreadableQueue, match=f"found version {VERSION + 1}, expected at most {VERSION}"
+    ):
         EventQueue.open(tmp_path, max_bytes=CAP)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
@@ -290,16 +292,6 @@ def test_damage_in_a_column_beside_the_event_raises_nothing(queue, make_event):
         connection.execute(f"UPDATE {queue._table} SET sender = CAST(x'ff41' AS TEXT) WHERE _id=1")
     assert names(queue.lease("main", limit=25)) == ["a"]
     assert names(queue.lease("main", limit=25)) == ["b"]
-
-
-def test_the_oldest_is_found_behind_dead_letters_and_after_they_grow(queue, make_event):
-    queue.put_many([make_event(f"e{i}") for i in range(4)])
-    assert queue.oldest().name == "e0"
-    first = queue.lease("main", limit=2)
-    queue.bury(ids(first), reason="test")
-    assert queue.oldest().name == "e2"
-    queue.ack_many(ids(queue.lease("main", limit=2)))
-    assert queue.oldest() is None
 
 
 def test_a_drained_backlog_gives_its_space_back(tmp_path, make_event):

@@ -15,6 +15,7 @@ from agent.queue.event_queue import FILE_NAME, EventQueue
 from agent.queue.failures import StorageError
 from agent.queue.pages import BYTES, ROWS, Selection
 from agent.queue.reader import read_snapshot
+from tests.conftest import STAMP
 from tests.queue.test_full_disk import full_queue, mebibytes, small_disk  # noqa: F401 - fixtures
 
 CAP = 64 * 1024 * 1024
@@ -69,7 +70,7 @@ def test_purged_events_are_gone_and_counted_as_dropped(queue, make_event):
     assert books.balanced
     assert queue.ready("main") == 0
     assert queue.lease("main", limit=25) == ()
-    assert queue.oldest() is None
+    assert queue.oldest_candidates() == ()
 
 
 def test_what_was_purged_stays_gone_after_a_restart(tmp_path, make_event):
@@ -224,11 +225,12 @@ def test_a_purge_keeps_nothing_in_memory_of_what_is_gone(queue, make_event):
 
 
 def test_a_requeued_event_waits_again_in_its_old_place(queue, make_event):
-    queue.put_many([make_event(f"e{i}") for i in range(4)])
+    stamps = [replace(STAMP, boot_us=number) for number in range(4)]
+    queue.put_many([make_event(f"e{s.boot_us}", stamp=s) for s in stamps])
     queue.bury(ids(queue.lease("main", limit=2)), reason="refused")
-    assert queue.oldest().name == "e2"
+    assert queue.oldest_candidates()[0].stamp == stamps[2]
     assert queue.requeue(DEAD_LETTERS) == Step(done=2, kept=0, next=None)
-    assert queue.oldest().name == "e0"
+    assert queue.oldest_candidates()[0].stamp == stamps[0]
     books = queue.books
     assert (books.received, books.queued, books.dead) == (4, 4, 0)
     assert books.balanced
@@ -463,8 +465,7 @@ def test_whatever_happens_the_books_balance_and_what_waits_can_be_leased_once(
     while leased := world.queue.lease("main", limit=25):
         left += [row.event.event_id for row in leased]
     assert sorted(left) == sorted(waits)
-    oldest = world.queue.oldest()
-    assert (oldest is None) == (world.queue.books.queued == 0)
+    assert bool(world.queue.oldest_candidates()) == bool(world.queue.books.queued)
     world.queue.close()
 
 

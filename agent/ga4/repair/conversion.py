@@ -85,4 +85,7 @@ def as_micros(value: Any) -> int | None:
     unit = unit_of(number)
     if unit == "nanoseconds":
         return int(number) // 1000
-    return int(number * {"seconds": 1_000_000, "milliseconds": 1000}.get(unit or "", 1))
+    if unit is None:
+        return int(number)
+    # To the nearest: 1700000000.123456 s is a float a little below.
+    return round(number * {"seconds": 1_000_000, "milliseconds": 1000}[unit])

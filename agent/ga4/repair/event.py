@@ -58,8 +58,8 @@ def repair(
 ) -> Repaired:
     """Cut free texts, convert what means the same, take out what GA4 would ignore.
 
-    ``added``: names of params that the agent put there, the first to give way first.
-    ``reserved``: those that it is going to add; they count, and give way after all added ones.
+    ``added``: names of params that the agent put there. ``reserved``: those that it is going to
+    add, which count as well. In which order they give way: ``precedence``.
     ``now_us``: microseconds since 1970. Whether a time is too old or in the future is not judged.
     Never raises; a valid event with room for the reserved params comes back as it is.
     """
@@ -87,8 +87,10 @@ def repair(
 def _beyond_repair(event: Event) -> tuple[Violation, ...]:
     """What is so large that mending it would keep a small machine busy for a minute."""
     items: Any = event.params.get("items")
+    properties = event.sender.user_properties
     sizes = (
         (PARAMS, "params", len(event.params), limits.PARAMS_MAX),
+        (("user_properties",), "user properties", len(properties), limits.USER_PROPERTIES_MAX),
         ((*PARAMS, "items"), "items", len(items) if is_array(items) else 0, limits.ITEMS_MAX),
     )
     return tuple(

@@ -1,8 +1,9 @@
-"""Who gives way when there is more than GA4 counts."""
+"""What gives way when there is more than GA4 counts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.ga4 import precedence
 from agent.ga4.policy import Policy
 from agent.ga4.repair.kind import Kind
 from agent.ga4.rules import limits
@@ -10,10 +11,6 @@ from agent.ga4.rules.recommended import ITEM_PARAMS
 from agent.ga4.violation import Place
 
 Leaving = Iterator[tuple[Place, Kind]]
-
-SESSION = ("engagement_time_msec", "session_id")  # the first is nothing without the second
-# What an amount, a sale or a time hangs on. With what an event requires these are far below 25.
-LAST = frozenset(("value", "currency", "items", "transaction_id", "timestamp_micros"))
 
 
 def surplus(
@@ -26,14 +23,13 @@ def surplus(
 ) -> Sequence[tuple[Place, Kind]]:
     """What is too many in a body of one event that is mended otherwise.
 
-    ``required``: by the event. ``added``: params that the agent put there, the first to give way
-    first. ``reserved``: params that stand for those which it is going to add.
+    ``required``: by the event. ``added``: params that the agent put there. ``reserved``: params
+    that stand for those which it is going to add.
     """
     params = body["events"][0].get("params", {})
-    order = [name for name in _order(params, added, reserved) if name not in required | LAST]
     return [
         *_properties(body.get("user_properties") or {}),
-        *_params(params, order, {*added, *reserved}),
+        *_params(params, _order(params, required, added, reserved), {*added, *reserved}),
         *_items(params.get("items", ()), policy),
     ]
 
@@ -50,15 +46,19 @@ def _params(params: Mapping[str, Any], order: Sequence[str], of_agent: set[str])
 
 
 def _order(
-    params: Mapping[str, Any], added: Sequence[str], reserved: Sequence[str]
+    params: Mapping[str, Any],
+    required: frozenset[str],
+    added: Sequence[str],
+    reserved: Sequence[str],
 ) -> Sequence[str]:
     """The params in the order in which they give way, each once."""
-    of_agent = {*added, *reserved}
-    own = [name for name in reversed(list(params)) if name not in of_agent and name not in SESSION]
-    others = [name for name in reserved if name not in SESSION]
-    session = [name for name in SESSION if name in reserved]
-    order = dict.fromkeys((*added, *others, *session, *own, *SESSION))
-    return [name for name in order if name in params]
+    lasting = required | precedence.KEPT
+    of_agent = [name for name in precedence.of_agent(added, reserved) if name not in lasting]
+    own = {name: v for name, v in params.items() if name not in {*added, *reserved}}
+    return [
+        *(name for name in of_agent if name in params),
+        *precedence.of_publisher(own, required),
+    ]
 
 
 def _items(items: Sequence[Mapping[str, Any]], policy: Policy) -> Leaving:
