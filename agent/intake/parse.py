@@ -42,6 +42,7 @@ REST = ("user_data", "ip_override", "user_agent", "non_personalized_ads", "valid
 PROTO_NAMES = {"validationBehavior": "validation_behavior"}  # Google's own tools write it so
 SENDER_KEYS = frozenset((*OBJECTS, *IDS, *REST))
 ALIKE = 0.8  # of a key: so much of it is a slip of the keyboard
+SLIPS_MAX = 10  # unknown keys that are looked at for that: people do not misspell more
 UNKEPT_KEYS = {"client_key": TEXT_MAX, "cookies": COOKIES_MAX}
 """What only says whose an event is, and must not be stored: a card's number, a visitor's cookies."""
 BODY_KEYS = SENDER_KEYS | PROTO_NAMES.keys() | UNKEPT_KEYS.keys() | {"events", "timestamp_micros"}
@@ -433,7 +434,11 @@ def _without_unknown(
     lost = (
         unknown
         if needed not in value
-        else [key for key in unknown if key in MISPLACED or _misspelt(key, known)]
+        else [
+            key
+            for number, key in enumerate(unknown)
+            if key in MISPLACED or (number < SLIPS_MAX and _misspelt(key, known))
+        ]
     )
     if lost:
         raise InvalidEvent(path, _unknown_key(lost[0], known))

@@ -139,7 +139,7 @@ def test_requeued_letters_are_delivered_once(make_daemon, setup, emulator):
     daemon = make_daemon(setup)
     daemon.start()
     assert done(daemon, "dead", "requeue", "--reason", "another") == (
-        "found no dead letter that died of another\n"
+        "found no dead letter that died of another; there are: refused 400\n"
     )
     assert done(daemon, "dead", "requeue", "--reason", "refused 400") == "requeued 60 events\n"
     books = daemon.drained()

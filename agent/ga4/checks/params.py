@@ -5,7 +5,6 @@ from typing import Any
 
 from agent.ga4.checks import names, times, values
 from agent.ga4.checks.values import Violations, broken, missing, wrong_kind
-from agent.ga4.identifiers import is_identifier
 from agent.ga4.policy import Conditions, Policy
 from agent.ga4.rules import fields, limits
 from agent.ga4.rules.recommended import (
@@ -159,7 +158,7 @@ def _needed(
     for name in sorted(described.required):
         if name not in params:
             yield missing((*place, name), f"found no {name}, expected it: it is required")
-        elif params[name] in ("", [], ()) or (is_identifier(name) and _is_blank(params[name])):
+        elif params[name] in ("", [], ()) or _names_nothing(name, params[name]):
             yield values.empty((*place, name), params[name])
     everywhere = policy.value_and_currency == "event_builder"
     if (everywhere or described.money) and _lonely("value", "currency", params):
@@ -168,9 +167,9 @@ def _needed(
         yield missing((*place, "value"), "found a currency without a value, expected both")
 
 
-def _is_blank(value: Any) -> bool:
-    """Such an identifier names nothing: all purchases with it would be one."""
-    return isinstance(value, str) and not value.strip()
+def _names_nothing(name: str, value: Any) -> bool:
+    """GA4 would take all purchases with a blank number for one."""
+    return name == "transaction_id" and isinstance(value, str) and not value.strip()
 
 
 def _lonely(name: str, partner: str, params: Mapping[str, Any]) -> bool:
