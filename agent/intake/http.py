@@ -357,7 +357,15 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     error_task_class = _CountedError
     reading: object = None
-    reading_since = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.reading_since = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything here: silent from the start, or kept open."""
+        return self.reading is None and not self.requests and not self.total_outbufs_len
 
     def received(self, data: bytes) -> Any:
         try:
@@ -399,9 +407,11 @@ class _Sweeping:
 
     def _sweep(self, now: float) -> None:
         channels: dict[int, _Channel] = self.active_channels  # type: ignore[attr-defined]  # likewise
+        # Idle ones may stay, unless they keep others out: then they have as long as a request.
+        full = self.in_connection_overflow  # type: ignore[attr-defined]  # likewise
         for channel in list(channels.values()):
-            dripping = channel.reading is not None
-            if dripping and now - channel.reading_since > self.read_deadline:
+            held = channel.reading is not None or (full and channel.idle)
+            if held and now - channel.reading_since > self.read_deadline:
                 channel.will_close = True
 
 

@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.event import Priority
 from agent.intake.door import Door, Full
@@ -336,7 +337,12 @@ class MqttSource:
 
     def _subscribe(self, client: Client) -> None:
         self._ask_again_at = self._monotonic() + ASK_AGAIN
-        client.subscribe([(topic, QOS) for topic in self._subscriptions])
+        if self._broker.protocol != "5":
+            client.subscribe([(topic, QOS) for topic in self._subscriptions])
+            return
+        # What the session has already needs no retained messages again.
+        once = SubscribeOptions(qos=QOS, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+        client.subscribe([(topic, once) for topic in self._subscriptions])
 
     def _look_after_topics(self, client: Client) -> None:
         """Ask again for what was denied; keep the list once the session holds nothing else."""
