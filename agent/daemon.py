@@ -120,7 +120,10 @@ def _open_queue(config: Config, bell: Bell, notifier: Notifier) -> EventQueue:
     """Check the file: on a large queue and a slow card that takes longer than systemd waits."""
     with _patience(notifier):
         return EventQueue.open(
-            config.state_directory, max_bytes=config.queue.max_bytes, on_ready=bell.ring
+            config.state_directory,
+            max_bytes=wiring.cap(config),
+            on_full=config.queue.on_full,
+            on_ready=bell.ring,
         )
 
 

@@ -235,7 +235,12 @@ def _own_delivery(path: Path, environ: Mapping[str, str]) -> Iterator[OwnDeliver
     with as_owner(directory), ExitStack() as held:
         held.callback(StateLock.take(directory).release)
         bell = Bell()
-        queue = EventQueue.open(directory, max_bytes=config.queue.max_bytes, on_ready=bell.ring)
+        queue = EventQueue.open(
+            directory,
+            max_bytes=wiring.cap(config),
+            on_full=config.queue.on_full,
+            on_ready=bell.ring,
+        )
         held.callback(queue.close)
         ground = _ground(queue, bell, directory, environ)
         sittings = wiring.sessions(config, ground)

@@ -231,7 +231,8 @@ class Service:
         self._end_parts()
         parts = self._built(config, before=old)
         parts.shipper.take_over(old.shipper)
-        self._ground.queue.max_bytes = config.queue.max_bytes
+        self._ground.queue.max_bytes = wiring.cap(config)
+        self._ground.queue.on_full = config.queue.on_full
         logging.getLogger().setLevel(config.log.level.upper())
         self._parts = parts
         self._start_parts()

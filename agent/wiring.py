@@ -3,6 +3,7 @@
 import contextlib
 import random
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -53,6 +54,7 @@ from agent.urequests import Client
 NOBODYS = Identity("1.1", "unknown")  # where an event is only looked at
 MQTT = "mqtt"  # where the topics that the broker knows of are kept
 MQTT_SESSION = "mqtt_session"  # where the name of the broker's session is kept
+BAD_SHARE = 16  # bad spool files may have that part of the cap
 MAPPED_TEXTS = (
     "client_id", "client_key", "app_instance_id", "user_id", "event_id", "actor", "session",
     "stream", "priority", "time",
@@ -73,6 +75,12 @@ class Ground:
     spacing: Spacing = field(default_factory=Spacing)
     environ: Mapping[str, str]
     condemned: Condemned
+
+
+def cap(config: Config) -> int:
+    """Bytes that the queue and all beside it may take of the disk of the state directory."""
+    there = next(p for p in (config.state_directory, *config.state_directory.parents) if p.exists())
+    return config.queue.cap_on(shutil.disk_usage(there).total)
 
 
 def boots(queue: EventQueue, clock: Clock) -> BootBook:
@@ -399,6 +407,8 @@ def spool(config: Config, ground: Ground, the_door: Door) -> SpoolSource:
         directory=config.spool_directory,
         marks=lambda: ground.queue.source_state(SPOOL),
         state_directory=config.state_directory,
+        bad_max=ground.queue.max_bytes // BAD_SHARE,
+        on_measured=partial(ground.queue.cap.note, "spool"),
     )
 
 

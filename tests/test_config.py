@@ -59,7 +59,8 @@ def test_an_empty_file_is_a_whole_configuration():
     assert config == Config()
     assert config.state_directory == Path("/var/lib/ga4-agent")
     assert config.http == HttpSettings(enabled=True, listen="127.0.0.1:8787", max_body=1048576)
-    assert config.queue.max_bytes == 67_108_864
+    assert config.queue.max_bytes == "auto"
+    assert config.queue.on_full == "evict"
     assert config.delivery == DeliverySettings(max_delay=2.0, timeout=20.0, connections=4)
     assert config.mqtt is None
     assert config.default_stream is None
@@ -509,8 +510,8 @@ TABLES = {
         ("enabled = 1", "enabled", "1", "true or false"),
     ],
     "queue": [
-        ('max_bytes = "1 MiB"', "max_bytes", "'1 MiB'", "a size from 4 MiB to 256 GiB"),
-        ("max_bytes = []", "max_bytes", "an empty array", "a size from 4 MiB to 256 GiB"),
+        ('max_bytes = "1 MiB"', "max_bytes", "'1 MiB'", '"auto" or a size from 4 MiB to 256 GiB'),
+        ("max_bytes = []", "max_bytes", "an empty array", '"auto" or a size from 4 MiB to 256 GiB'),
     ],
     "delivery": [
         ('max_delay = "2"', "max_delay", "'2'", 'a duration with a unit such as "2 s"'),
@@ -1587,3 +1588,12 @@ def test_every_setting_of_the_reference_is_explained_and_says_when_it_has_no_def
 
 def test_the_reference_as_it_is_changes_nothing():
     assert load(FOLDER / "agent.toml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("disk", "cap"), [(16 * 2**30, 64 * 2**20), (640 * 2**20, 32 * 2**20), (8 * 2**20, 4 * 2**20)]
+)
+def test_the_cap_is_a_twentieth_of_the_disk_at_most_64_mib(disk, cap):
+    assert parse("", name="F").queue.cap_on(disk) == cap
+    assert parse('[queue]\nmax_bytes = "auto"', name="F").queue.cap_on(disk) == cap
+    assert parse('[queue]\nmax_bytes = "8 MiB"', name="F").queue.cap_on(disk) == 8 * 2**20

@@ -41,7 +41,7 @@ ALLOWED = {
     "queue": {"event", "jsontext", "crash_point"},
     "intake": {
         "event", "clock", "jsontext", "secret", "ga4", "queue", "stepwise", "progress",
-        "atomic_file", "units", "template", "topic", "hardware", "converters",
+        "atomic_file", "units", "template", "topic", "hardware", "converters", "crash_point",
     },
     "delivery": {
         "event", "clock", "ga4", "queue", "bell", "progress", "stepwise", "urequests", "anchor",

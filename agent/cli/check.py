@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from agent.units import format_duration
 
 if TYPE_CHECKING:
     from agent.config import Config
+
+EVENT_BYTES = 550  # of the file, for a usual event with its row, index and page
+DAYS = 7
 
 
 @click.command("check")
@@ -48,6 +52,7 @@ def command(config: Path | None) -> None:
     lacks += nobody_s_apps(loaded)
     for line in (
         *_users(loaded),
+        _holds(loaded),
         *(f"not checked as this user: {problem}" for problem in unsure),
         *(f"not yet: {lack}" for lack in (*lacks, *unsalted) if not unsure),
     ):
@@ -76,6 +81,39 @@ def _summary(streams: list[str]) -> str:
     if not streams:
         return "no stream yet, so events are kept until there is one"
     return f"streams {', '.join(streams)}; events go to {streams[0]} unless they say otherwise"
+
+
+def _holds(config: "Config") -> str:
+    """What the cap means in events and hours, at this device's own rate if it is known."""
+    from agent import wiring
+    from agent.queue.event_queue import RESERVE
+    from agent.units import format_size
+
+    cap = wiring.cap(config)
+    number = (cap - RESERVE) // EVENT_BYTES // 1000 * 1000
+    daily = _daily(config.state_directory)
+    hours = number / daily * 24 if daily else number / 3600
+    rate = f"the {daily:,} a day of this device" if daily else "one a second"
+    full = "then the oldest go" if config.queue.on_full == "evict" else "then publishers wait"
+    return (
+        f"the queue of {format_size(cap)} holds about {number:,} events, "
+        f"{hours:,.0f} hours at {rate}; {full}"
+    )
+
+
+def _daily(state: Path) -> int:
+    """Events that came on a usual day of the last week; 0 if nobody knows."""
+    from agent.queue.reader import CannotRead, reading
+
+    try:
+        with reading(state) as reader:
+            days = reader.days(last=DAYS)
+    except CannotRead:
+        return 0
+    of_day = Counter[str]()
+    for row in days:
+        of_day[row.day] += row.received
+    return sorted(of_day.values())[len(of_day) // 2] if of_day else 0
 
 
 def _users(config: "Config") -> Iterator[str]:

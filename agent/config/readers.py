@@ -13,7 +13,7 @@ from agent.config.problems import MisfitError, describe, kind_of
 from agent.units import UnitError, format_duration, format_size, parse_duration, parse_size
 
 HIDDEN = "(not shown)"
-AUTO = "auto"  # in the place of an id: the agent makes one
+AUTO = "auto"  # in the place of an id or a size: the agent makes one
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,16 @@ def _quantity(
         return quantity
 
     return Reader(f"a {noun} from {low} to {high}", read, write=write)
+
+
+def or_auto(reader: Reader) -> Reader:
+    """Read ``"auto"``, which leaves the choice to the agent, or what fits."""
+    return dataclasses.replace(
+        reader,
+        expected=f'"{AUTO}" or {reader.expected}',
+        read=lambda value: value if value == AUTO else reader.read(value),
+        write=lambda value: value if value == AUTO else reader.write(value),
+    )
 
 
 duration = functools.partial(_quantity, parse_duration, write=format_duration, noun="duration")

@@ -16,6 +16,10 @@ from agent.config.stream import StreamSettings
 _MQTT_PORT: Final = 1883
 _MQTT_TLS_PORT: Final = 8883
 
+_CAP: Final = 64 * 2**20
+_CAP_LEAST: Final = 4 * 2**20
+_OF_THE_DISK: Final = 20
+
 _StreamName = Annotated[
     str,
     readers.matching("[A-Za-z0-9_-]{1,32}", expected="a name of 1 to 32 letters, digits, _ and -"),
@@ -169,7 +173,17 @@ class SpoolSettings:
 class QueueSettings:
     """The queue on the disk."""
 
-    max_bytes: Annotated[int, readers.size(low="4 MiB", high="256 GiB")] = 64 * 2**20
+    max_bytes: Annotated[
+        int | Literal["auto"], readers.or_auto(readers.size(low="4 MiB", high="256 GiB"))
+    ] = "auto"
+    """Bytes that everything may take together; see `cap_on`."""
+    on_full: Annotated[Literal["evict", "refuse"], readers.choice("evict", "refuse")] = "evict"
+
+    def cap_on(self, disk_bytes: int) -> int:
+        """The cap on a disk of that size: the configured one, else a twentieth, at most 64 MiB."""
+        if self.max_bytes != "auto":
+            return self.max_bytes
+        return max(_CAP_LEAST, min(_CAP, disk_bytes // _OF_THE_DISK))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from agent.intake.door import Answer, Door, Full
 from agent.intake.message import Message
 from agent.intake.parse import Shape
 from agent.intake.spool_file import BadFile
-from agent.intake.spool_folder import BAD, SpoolFolder, UnusableError, identity_of, shown
+from agent.intake.spool_folder import BAD, BAD_MAX, SpoolFolder, UnusableError, identity_of, shown
 from agent.intake.spool_marks import Mark, Marks
 from agent.progress import Progress
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = "spool"
 POLL = 1.0  # seconds between looks
+MEASURE_EVERY = 10  # looks: files that wait take room from the queue, which is not that hasty
 FULL_WAIT = 2.0  # seconds between attempts while the queue is full
 BATCH_DOCUMENTS = 100  # step by step, each takes five fsyncs: a batch must not look like a hang
 BATCH_BYTES = 1024 * 1024
@@ -75,15 +76,20 @@ class SpoolSource:
         marks: Callable[[], Mapping[str, str]],
         state_directory: Path | None = None,
         poll: float = POLL,
+        bad_max: int = BAD_MAX,
+        on_measured: Callable[[int], None] = lambda _size: None,
     ) -> None:
         """Take the parts.
 
         ``marks``: what was committed with the events, by key. ``state_directory``: must not lie
-        in ``directory``. ``poll``: seconds.
+        in ``directory``. ``poll``: seconds. ``bad_max``: bytes that bad files may take.
+        ``on_measured`` hears now and then how many bytes everything in the folder takes.
         """
         self._door = door
         self._clock = clock
-        self._folder = SpoolFolder(directory, state_directory=state_directory)
+        self._folder = SpoolFolder(directory, state_directory=state_directory, bad_max=bad_max)
+        self._on_measured = on_measured
+        self._looks = 0
         self._kept_marks = marks
         self._poll = poll
         self._marks = Marks(source=SOURCE, folder=directory, kept={})
@@ -119,6 +125,9 @@ class SpoolSource:
         self._ended.clear()
         progress.beat()
         names = self._folder.names()
+        if self._looks % MEASURE_EVERY == 0:
+            self._on_measured(self._folder.size())
+        self._looks += 1
         self._notice_absent(names)
         batch = _Batch()
         for name in names:

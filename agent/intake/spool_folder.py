@@ -12,17 +12,18 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from agent import atomic_file
+from agent import atomic_file, crash_point
 from agent.intake import spool_file
 from agent.intake.source import SourceUnavailable
 
 log = logging.getLogger(__name__)
 
 BAD = "bad"
+BAD_MAX = 4 * 1024 * 1024  # bytes
 BAD_MODE = 0o750  # the group reads why, but plants no links where the service writes
 NAME_MAX = 160  # bytes of a name without its ending, so that what we put behind it fits too
 # What a file is called between its commit and its removal: its name, and what was committed.
@@ -48,11 +49,17 @@ class SpoolFolder:
         *,
         state_directory: Path | None = None,
         now_ns: Callable[[], int] = time.time_ns,
+        bad_max: int = BAD_MAX,
     ) -> None:
-        """``state_directory``: the agent's own files, which must not be taken for events."""
+        """Take the folder.
+
+        ``state_directory``: the agent's own files, which must not be taken for events.
+        ``bad_max``: bytes that bad files may take; then the oldest of them go.
+        """
         self._directory = directory
         self._state_directory = state_directory
         self._now_ns = now_ns
+        self._bad_max = bad_max
 
     @property
     def path(self) -> Path:
@@ -168,7 +175,40 @@ class SpoolFolder:
             return False
         atomic_file.sync_directory(target.parent)
         self.sync()
+        self._rotate(target.parent)
         return True
+
+    def size(self) -> int:
+        """Bytes of everything in it, bad files too; what vanishes meanwhile counts nothing."""
+        files = (*self._files(self._directory), *self._files(self._directory / BAD))
+        return sum(found.st_size for _, found in files)
+
+    @staticmethod
+    def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+        """The files in a folder, and what they are, the oldest first."""
+        files = []
+        with suppress(OSError):
+            for path in folder.iterdir():
+                with suppress(FileNotFoundError):
+                    files.append((path, path.lstat()))
+        return sorted(
+            (each for each in files if stat.S_ISREG(each[1].st_mode)),
+            key=lambda each: each[1].st_ctime_ns,
+        )
+
+    def _rotate(self, folder: Path) -> None:
+        """Let the oldest bad files go, with their reasons, until the others fit; the last one stays."""
+        files = self._files(folder)
+        size = sum(found.st_size for _, found in files)
+        bad = [each for each in files if each[0].suffix != ".reason"]
+        for path, found in bad[:-1]:
+            if size <= self._bad_max:
+                return
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
+            size -= found.st_size
+            log.warning("spool: removed %s: %s/ is full", shown(path.name), BAD)
+            crash_point.reached("rotate.middle")
 
     def _moved(self, name: str, target: Path, identity: str) -> bool:
         """Move the file away if it is this one.

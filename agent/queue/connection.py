@@ -39,6 +39,15 @@ def give_back(connection: sqlite3.Connection, pages: int) -> None:
         connection.execute("PRAGMA incremental_vacuum(1)")
 
 
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes of the file that hold something; its free pages are not counted."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
 def text(data: bytes) -> str:
     """Text as SQLite holds it: a flipped bit must not raise."""
     return data.decode("utf-8", "replace")

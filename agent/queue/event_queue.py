@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from persistqueue import SQLiteAckQueue
 
@@ -23,29 +23,40 @@ from agent.queue import schema, serializer
 from agent.queue.ballast import SIZE as BALLAST_SIZE
 from agent.queue.ballast import Ballast
 from agent.queue.bounded import Bounded, Bounds
-from agent.queue.connection import WAL_LIMIT, give_back, prepare, text
+from agent.queue.cap import Cap
+from agent.queue.connection import WAL_LIMIT, give_back, prepare, text, used_bytes
 from agent.queue.days import KEPT, DayRow, Days, Near, limits, nearness, read_days
 from agent.queue.entries import NO_TRAFFIC, Leased, Seen, SessionState, SourceState, Step, Traffic
-from agent.queue.failures import QueueFull, StorageError, UnreadableQueue, unusable
+from agent.queue.eviction import Clearing, Eviction
+from agent.queue.failures import StorageError, UnreadableQueue, unusable
 from agent.queue.group_commit import GroupCommit, Transaction
 from agent.queue.lanes import Lane, Lanes
 from agent.queue.ledger import Books, Ledger, Sent
 from agent.queue.order import NEWEST, Candidate, Dated, Order, candidates, dated, dated_row
-from agent.queue.pages import READY, Page, Selection, read_page
-from agent.queue.rows import UNCERTAIN, NewRow, Rows, placed, undamaged
+from agent.queue.pages import READY, UNACKED, Page, Selection, read_page
+from agent.queue.rows import (
+    DEAD_BYTES,
+    HELD,
+    UNCERTAIN,
+    NewRow,
+    Rows,
+    placed,
+    recount,
+    undamaged,
+    waiting_in,
+)
 from agent.queue.serializer import DamagedRow
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OnFull = Literal["evict", "refuse"]
 
 FILE_NAME = "queue.db"
 RESERVE = WAL_LIMIT + WAL_LIMIT // 4 + BALLAST_SIZE  # of max_bytes: for the WAL and the ballast
 SLOW = 10.0  # seconds a commit may take before the disk is called slow
 GIVE_BACK = 64  # pages given back with each acknowledgement: 25 usual events free about 25
 PURGE_GIVE_BACK = 512  # likewise with each page of a purge: it frees about 300
-EMPTY = 32 * 1024  # bytes of the file without rows, roughly
-ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
 STAMP_TRIES = 5  # rows that may be damaged, where the newest stamp is looked for
 FIGURES_FOR = 60.0  # seconds for which figures hold that cost a look at all days
 COUNTS = ("repaired.", "noted.", "refused.")  # what may be counted beside events, by kind
@@ -64,10 +75,13 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         max_bytes: int = 64 * 1024 * 1024,
         on_ready: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
+        on_full: OnFull = "refuse",
+        quick_start: bool = False,
         **upstream: Any,
     ) -> None:
         self._monotonic = monotonic
-        self._max_bytes = max_bytes
+        self.cap = Cap(max_bytes, reserve=RESERVE)
+        self._on_full = on_full
         self._on_ready = on_ready
         self._trouble = ""  # the state word of the last commit's failure; empty when it worked
         self._ledger = Ledger()
@@ -82,6 +96,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._oldest_lock = threading.Lock()
         self._upkeep_lock = threading.Lock()  # one step of a purge or requeue at a time
         self._ballast: Ballast | None = None
+        self._quick_start = quick_start
         super().__init__(path, auto_resume=auto_resume, **upstream)
 
     @classmethod
@@ -92,9 +107,11 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         max_bytes: int,
         on_ready: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
+        on_full: OnFull = "refuse",
     ) -> "EventQueue":
         """Open or make the queue of a state directory, and check that its file is sound.
 
+        ``on_full``: whether the least important events go for new ones, or the source has to wait.
         Raises UnreadableQueue, StorageError.
         """
         try:
@@ -104,6 +121,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 max_bytes=max_bytes,
                 on_ready=on_ready,
                 monotonic=monotonic,
+                on_full=on_full,
+                quick_start=True,
                 multithreading=True,
                 serializer=serializer,
                 db_file_name=FILE_NAME,
@@ -132,7 +151,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
         ``counts``: to be added to the ledger, as ``repaired.KIND``, ``noted.KIND`` and
         ``refused.REASON``. When it returns all is on the disk. Raises QueueFull, StorageError;
-        then nothing is.
+        then nothing is. A queue that is full and evicts counts what is less important than all that
+        is there as evicted at once.
         """
         rows = [NewRow.of(item) for item in items]
         _expect_counts(counts)
@@ -142,14 +162,22 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for boot in boots:
             self._order.begin(boot.boot_id, boot.number)
 
-        def work(transaction: Transaction) -> None:
-            self._decline_when_full(transaction.connection, rows)
-            self._rows.insert(transaction, rows)
+        clearing = Clearing(self._eviction)
+
+        def work(transaction: Transaction) -> list[NewRow]:
+            fitting = clearing.make_room(transaction, rows)
+            self._rows.insert(transaction, fitting)
             transaction.changes.update(counts)
             self._put_beside(transaction.connection, state, sessions, seen, boots)
+            return fitting
 
-        self._durably(work)
-        self._now_ready(Counter(row.lane for row in rows if row.waiting))
+        try:
+            stored = self._durably(work)
+        except BaseException:
+            clearing.undone()
+            raise
+        clearing.committed()
+        self._now_ready(Counter(row.lane for row in stored if row.waiting))
 
     def lease(
         self,
@@ -232,6 +260,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
         def work(transaction: Transaction) -> None:
             self._rows.bury(transaction, ids, reason)
+            self._eviction.trim_dead(transaction)
             transaction.changes.update(_costs(traffic))
 
         self._settle(work)
@@ -353,17 +382,26 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     @property
     def used_bytes(self) -> int:
         """Bytes of the file that hold something; its free pages are not counted."""
-        pages, free = self._read_one("PRAGMA page_count"), self._read_one("PRAGMA freelist_count")
-        return int((pages - free) * self._read_one("PRAGMA page_size"))
+        with self.action_lock:
+            return used_bytes(self._getter)
 
     @property
     def max_bytes(self) -> int:
         """The cap. A lower one takes nothing away: it holds when enough has left."""
-        return self._max_bytes
+        return self.cap.max_bytes
 
     @max_bytes.setter
     def max_bytes(self, value: int) -> None:
-        self._max_bytes = value
+        self.cap.max_bytes = value
+
+    @property
+    def on_full(self) -> OnFull:
+        """What happens when events come and there is no room."""
+        return "evict" if self._eviction.evicts else "refuse"
+
+    @on_full.setter
+    def on_full(self, value: OnFull) -> None:
+        self._eviction.evicts = value == "evict"
 
     def oldest_candidates(
         self, *, on_pick: Callable[[int], None] = lambda _id: None
@@ -413,6 +451,14 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for index in schema.INDEXES:
             self._putter.execute(index.format(table_name=self._table, key_column=self._KEY_COLUMN))
         self._putter.executescript(schema.TABLES)
+        self._eviction = Eviction(
+            table=self._table,
+            rows=self._rows,
+            lanes=self._lanes,
+            cap=self.cap,
+            ledger=self._ledger,
+            evicts=self._on_full == "evict",
+        )
         self._commits = GroupCommit(
             connection=self._putter,
             lock=self.tran_lock,
@@ -442,10 +488,12 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         if found != "ok":
             raise UnreadableQueue(f"cannot use the queue: found damage ({found})")
         self._ledger.read(self._getter)
-        self.resume_unack_tasks()
+        if self._read(f"SELECT 1 FROM {self._table} WHERE status = {UNACKED} LIMIT 1"):
+            self.resume_unack_tasks()
         self._adopt()
         self._remember_order()
-        self._count_lanes()
+        self._count_held()
+        self.total = self.books.queued
 
     def _adopt(self) -> None:
         """Take over rows that a plain SQLiteAckQueue put: it does not know our columns."""
@@ -464,12 +512,26 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         found = [dated_row(data) for (data,) in self._read(sql)]
         self._order.remember(one.stamp for one in found if one)
 
-    def _count_lanes(self) -> None:
-        sql = (
-            f"SELECT stream, priority, COUNT(*) FROM {self._table} "
-            f"WHERE status < {READY} GROUP BY stream, priority"
-        )
-        self._lanes.add({(stream, priority): n for stream, priority, n in self._read(sql)})
+    def _count(self) -> int:
+        """What upstream counts at the start: that is a look at every row, and nobody asks for it."""
+        return 0 if self._quick_start else int(super()._count())
+
+    def _count_held(self) -> None:
+        """What waits in each lane, as it was counted; anew where that cannot be."""
+        lanes, books = waiting_in(self._ledger.counters), self.books
+        exact = sum(lanes.values()) == books.queued and min(lanes.values(), default=0) >= 0
+        if not exact or bool(books.dead) != bool(self._ledger.value(DEAD_BYTES)):
+            lanes = self._recounted()
+        self._lanes.add(lanes)
+
+    def _recounted(self) -> dict[Lane, int]:
+        with self.action_lock:
+            found = recount(self._getter, self._table)
+        counted = self._ledger.counters
+        known = Counter({key: n for key, n in counted.items() if key.startswith(HELD)})
+        known.subtract(found)
+        self._durably(lambda transaction: transaction.changes.subtract(known))
+        return waiting_in(found)
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -497,7 +559,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _has_room(self, rows: Sequence[NewRow] = ()) -> bool:
         if self._ballast is None:
             return True
-        incoming = sum(row.columns.bytes + ROW_OVERHEAD for row in rows)
+        incoming = sum(row.size for row in rows)
         return self._ballast.fill() and self._ballast.leaves_room(incoming)
 
     def _fold(self) -> None:
@@ -520,16 +582,6 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for one in seen:
             self._bounded.put_seen(connection, one.kind, one.key, one.digest)
         self._bounded.put_boots(connection, [astuple(boot) for boot in boots])
-
-    def _decline_when_full(self, connection: sqlite3.Connection, rows: Sequence[NewRow]) -> None:
-        pages, free, size = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        incoming = sum(row.columns.bytes + ROW_OVERHEAD for row in rows)
-        room = self._max_bytes - RESERVE
-        if rows and (pages - free) * size + incoming > room:
-            raise QueueFull(never=incoming + EMPTY > room)
 
     # -- leasing ----------------------------------------------------------------------------
 
@@ -623,6 +675,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _wait_again(self, events: Sequence[tuple[int, Event]]) -> None:
         with self._oldest_lock:
             self._oldest_id = min(self._oldest_id, events[0][0])
+        self._eviction.note_back(events[0][0])
         self._lanes.readmit((row_id, (e.stream, int(e.priority))) for row_id, e in events)
         self._on_ready()
 

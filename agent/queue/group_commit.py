@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from agent import crash_point
 from agent.queue.days import DayKey, Days
 from agent.queue.ledger import Ledger
 
@@ -114,7 +115,9 @@ class GroupCommit:
                 _perform(ticket, transaction)
             Ledger.write(self._connection, transaction.changes)
             self._days.write(self._connection, transaction.days)
+            crash_point.reached("commit.before")
             self._connection.commit()
+            crash_point.reached("commit.after")
         except BaseException:
             # SQLite may have rolled back by itself, as it does when the disk is full.
             if self._connection.in_transaction:

@@ -105,6 +105,17 @@ class Ledger:
         with self._lock:
             self._committed.update(changes)  # Counter.update adds, negative changes too
 
+    def value(self, counter: str) -> int:
+        """What is committed of one counter."""
+        with self._lock:
+            return self._committed[counter]
+
+    @property
+    def counters(self) -> Counter[str]:
+        """All that is committed."""
+        with self._lock:
+            return Counter(self._committed)
+
     @property
     def books(self) -> Books:
         """The counters now, with what was noted since the last commit."""

@@ -11,6 +11,7 @@ from agent.queue import serializer
 from agent.queue.serializer import DamagedRow
 
 READY = 2  # upstream: a status below it waits for delivery
+UNACKED = 2  # upstream: fetched by a consumer that died; the agent has none
 DEAD = 9  # upstream's "ack_failed"
 ROWS = 500
 BYTES = 256 * 1024  # of events: what is deleted goes through the WAL, which is bounded

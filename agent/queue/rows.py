@@ -5,7 +5,9 @@ do not hear of.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +23,15 @@ from agent.queue.serializer import DamagedRow
 
 PURGED = "dropped.purged"
 UNCERTAIN = "dropped.uncertain"
+EVICTED = "dropped.evicted"
+EXPIRED = "dropped.expired"
+# What is in the file, counted with the ledger: a start need not look at every row.
+WAITING, BYTES, DEAD_BYTES = "waiting:", "bytes:", "bytes:dead"
+HELD = (WAITING, BYTES)
+ROW_OVERHEAD = 96  # bytes a row costs beside its data: columns, cell, page
+
+# Read so that damage raises nothing.
+_CONTENT = "CAST(data AS BLOB), CAST(stream AS TEXT), CAST(timestamp AS REAL)"
 
 
 class Columns(NamedTuple):
@@ -64,6 +75,17 @@ class NewRow:
     def lane(self) -> Lane:
         """Where it waits, if it is ``waiting``."""
         return self.columns.stream, self.columns.priority
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes of the file, roughly."""
+        return self.columns.bytes + ROW_OVERHEAD
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """As what it counts while it is in the file."""
+        stream, priority, length = self.columns.stream, self.columns.priority, self.columns.bytes
+        return held(stream, priority, length) if self.waiting else {DEAD_BYTES: self.size}
 
     @property
     def waiting(self) -> bool:
@@ -110,13 +132,22 @@ class Rows:
         sql = f"DELETE FROM {self._table} WHERE _id = ?"
         deleted = 0
         for row_id, one in zip(ids, sent, strict=True):
-            if not transaction.connection.execute(sql, (row_id,)).rowcount:
+            there = self._held(transaction, row_id)
+            if there is None:
                 continue
+            transaction.connection.execute(sql, (row_id,))
+            transaction.changes.subtract(there)
             deleted += 1
             transaction.days[one.day, one.stream, one.name, "sent"] += 1
             if one.client:
                 transaction.days[one.day, one.stream, one.client, CLIENT] += 1
         transaction.changes.update({"sent": deleted, "queued": -deleted})
+
+    def turn_away(self, transaction: Transaction, row: NewRow, counter: str) -> None:
+        """Count a row that came and found no room, as if it had gone at once."""
+        transaction.changes.update({"received": 1, counter: 1})
+        transaction.days[(*row.place, "received")] += 1
+        transaction.days[(*row.place, counter)] += 1
 
     def leave(self, transaction: Transaction, ids: Sequence[int], counter: str) -> None:
         """Delete waiting rows, counted on their days as ``counter``."""
@@ -125,7 +156,18 @@ class Rows:
     def bury(self, transaction: Transaction, ids: Sequence[int], reason: str) -> None:
         """Make dead letters of waiting rows."""
         change = f"UPDATE {self._table} SET status = {DEAD}, sending = 0, reason = ?"
-        self._change(transaction, change, ids, "dead", reason)
+        transaction.changes[DEAD_BYTES] += self._change(transaction, change, ids, "dead", reason)
+
+    def expire(self, transaction: Transaction, ids: Sequence[int]) -> None:
+        """Drop dead letters for want of room."""
+        read = f"SELECT {_CONTENT}, bytes FROM {self._table} WHERE _id = ? AND status = {DEAD}"
+        for row_id in ids:
+            data, stream, written, size = transaction.connection.execute(read, (row_id,)).fetchone()
+            transaction.connection.execute(f"DELETE FROM {self._table} WHERE _id = ?", (row_id,))
+            place = place_of(undamaged(data), stream, written or 0.0)
+            transaction.changes.update({EXPIRED: 1, "dead": -1})
+            transaction.days.update({(*place, EXPIRED): 1, (*place, "dead"): -1})
+            transaction.changes[DEAD_BYTES] -= size + ROW_OVERHEAD
 
     def revive(self, transaction: Transaction, events: Sequence[tuple[int, Event]]) -> None:
         """Mark dead rows as waiting, with the columns of a new one: theirs may be damaged.
@@ -135,9 +177,11 @@ class Rows:
         sql = f"UPDATE {self._table} SET {schema.FILLED}, sending = 0 WHERE _id = ? AND status = {DEAD}"
         revived = 0
         for row_id, event in events:
-            row = NewRow.of(event)
-            if transaction.connection.execute(sql, (*row.columns, row_id)).rowcount:
+            row, there = NewRow.of(event), self._held(transaction, row_id)
+            if transaction.connection.execute(sql, (*row.columns, row_id)).rowcount and there:
                 revived += 1
+                transaction.changes.subtract(there)
+                transaction.changes.update(row.held)
                 transaction.days[(*row.place, "dead")] -= 1
         transaction.changes.update({"queued": revived, "dead": -revived})
 
@@ -149,8 +193,10 @@ class Rows:
         sql = f"DELETE FROM {self._table} WHERE _id = ? AND status {status}"
         dropped = 0
         for row_id, place in rows:
-            if transaction.connection.execute(sql, (row_id,)).rowcount:
+            there = self._held(transaction, row_id)
+            if transaction.connection.execute(sql, (row_id,)).rowcount and there:
                 dropped += 1
+                transaction.changes.subtract(there)
                 transaction.days[(*place, PURGED)] += 1
                 transaction.days[(*place, "dead")] -= dead
         transaction.changes.update({PURGED: dropped, counter: -dropped})
@@ -163,24 +209,68 @@ class Rows:
         ids: Sequence[int],
         counter: str,
         *before: Any,
-    ) -> None:
-        """Change waiting rows one by one, counted on their days."""
+    ) -> int:
+        """Change waiting rows one by one, counted on their days; the bytes that they took."""
         # Not by RETURNING: SQLite knows that only from 3.35.
         read = (
-            "SELECT CAST(data AS BLOB), CAST(stream AS TEXT), CAST(timestamp AS REAL) "
-            f"FROM {self._table} WHERE _id = ? AND status < {READY}"
+            f"SELECT {_CONTENT}, priority, bytes FROM {self._table} "
+            f"WHERE _id = ? AND status < {READY}"
         )
-        changed = 0
+        changed = size = 0
         for row_id in ids:
             found = transaction.connection.execute(read, (row_id,)).fetchone()
             if found is None:
                 continue
             transaction.connection.execute(f"{change} WHERE _id = ?", (*before, row_id))
             changed += 1
-            data, stream, written = found
+            data, stream, written, priority, length = found
             place = place_of(undamaged(data), stream, written or 0.0)
             transaction.days[(*place, counter)] += 1
+            transaction.changes.subtract(held(stream, priority, length))
+            size += length + ROW_OVERHEAD
         transaction.changes.update({counter: changed, "queued": -changed})
+        return size
+
+    def _held(self, transaction: Transaction, row_id: int) -> Mapping[str, int] | None:
+        """As what the row counts; None if it is not there."""
+        sql = (
+            f"SELECT status, CAST(stream AS TEXT), priority, bytes FROM {self._table} WHERE _id = ?"
+        )
+        found = transaction.connection.execute(sql, (row_id,)).fetchone()
+        if found is None:
+            return None
+        status, stream, priority, length = found
+        dead = {DEAD_BYTES: length + ROW_OVERHEAD}
+        return dead if status >= READY else held(stream, priority, length)
+
+
+def held(stream: str, priority: int, length: int, number: int = 1) -> dict[str, int]:
+    """As what waiting rows count while they are in the file: how many, and their bytes."""
+    size = length + number * ROW_OVERHEAD
+    return {f"{WAITING}{priority}:{stream}": number, f"{BYTES}{priority}": size}
+
+
+def recount(connection: sqlite3.Connection, table: str) -> Counter[str]:
+    """As what all rows count: a look at each of them."""
+    sql = (
+        "SELECT status, CAST(stream AS TEXT), priority, COUNT(*), SUM(bytes) "
+        f"FROM {table} GROUP BY status, stream, priority"
+    )
+    found: Counter[str] = Counter()
+    for status, stream, priority, number, length in connection.execute(sql):
+        dead = {DEAD_BYTES: length + number * ROW_OVERHEAD}
+        found.update(dead if status >= READY else held(stream, priority, length, number))
+    return found
+
+
+def waiting_in(counters: Mapping[str, int]) -> dict[Lane, int]:
+    """How many rows wait in each lane, by what is counted."""
+    lanes = (
+        (counter.removeprefix(WAITING).partition(":"), number)
+        for counter, number in counters.items()
+        if counter.startswith(WAITING)
+    )
+    return {(stream, int(priority)): number for (priority, _, stream), number in lanes}
 
 
 def placed(rows: Iterable[Row]) -> list[tuple[int, Place]]:
@@ -210,3 +300,4 @@ def _count_in(transaction: Transaction, row: NewRow) -> None:
     transaction.days[(*row.place, "received")] += 1
     if not row.waiting:
         transaction.days[(*row.place, "dead")] += 1
+    transaction.changes.update(row.held)

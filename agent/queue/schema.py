@@ -37,6 +37,9 @@ INDEXES = (
         "WHERE priority <> 1 AND status < 2"
     ),
     "CREATE INDEX IF NOT EXISTS queue_dead ON {table_name} ({key_column}) WHERE status = 9",
+    # What a plain SQLiteAckQueue left. Usually they are empty: a start need not look at every row.
+    "CREATE INDEX IF NOT EXISTS queue_foreign ON {table_name} ({key_column}) WHERE stream = ''",
+    "CREATE INDEX IF NOT EXISTS queue_unacked ON {table_name} ({key_column}) WHERE status = 2",
     (
         "CREATE INDEX IF NOT EXISTS queue_early ON {table_name} (early) "
         "WHERE early IS NOT NULL AND status < 2"

@@ -122,7 +122,7 @@ def test_what_the_daemon_refuses_ends_with_1_and_the_reason_whether_it_runs_or_n
 def test_a_full_queue_is_told_with_1_and_nothing_is_kept(daemon, setup):
     # Not repaired: that would make large events small.
     full = replace(setup, endpoint=f"http://127.0.0.1:{free_port()}", stream='mode = "off"')
-    daemon.write(full.toml() + '[queue]\nmax_bytes = "4 MiB"\n')
+    daemon.write(full.toml() + '[queue]\nmax_bytes = "4 MiB"\non_full = "refuse"\n')
     daemon.start()
     large = {"name": "large", "params": {"x": "x" * 100_000}}
     with pytest.raises(ControlError, match="cannot take the event now"):

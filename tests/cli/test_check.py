@@ -136,3 +136,13 @@ def test_what_ga4_would_drop_of_every_event_is_found(check):
     status, _, err = check(f"{STREAM}[device]\nparams = {{ ga_site = 1 }}")
     assert status == 2
     assert "device.params.ga_site: found a name with the prefix ga_" in err
+
+
+def test_what_the_queue_holds_is_said_in_events_and_hours(check):
+    _, out, _ = check(f'{STREAM}[queue]\nmax_bytes = "64 MiB"\n')
+    assert (
+        "the queue of 64 MiB holds about 117,000 events, 32 hours at one a second; "
+        "then the oldest go" in out
+    )
+    _, out, _ = check(f'{STREAM}[queue]\nmax_bytes = "64 MiB"\non_full = "refuse"\n')
+    assert "then publishers wait" in out

@@ -255,7 +255,7 @@ def test_every_setting_is_shown_with_its_default(show, tmp_path):
     assert shown["state_directory"] == f"{tmp_path}/state"
     assert shown["stream"]["main"]["endpoint"] == "https://www.google-analytics.com"
     assert shown["http"]["listen"] == "127.0.0.1:8787"
-    assert shown["queue"] == {"max_bytes": "64 MiB"}
+    assert shown["queue"] == {"max_bytes": "auto", "on_full": "evict"}
     assert not told.stdout.endswith("\n\n")
 
 

@@ -1537,3 +1537,26 @@ def test_a_file_left_for_good_is_taken(spool, taken):
     assert stat.S_IMODE((spool.folder / "x.json").stat().st_mode) == spool_file.MODE
     spool.look()
     assert (taken(), spool.left) == (["e1"], [])
+
+
+def test_the_oldest_bad_files_go_when_there_are_too_many(tmp_path):
+    folder = SpoolFolder(tmp_path / "spool", bad_max=3000)
+    folder.prepare()
+    for number in range(5):
+        path = tmp_path / "spool" / f"{number}.json"
+        path.write_bytes(b"x" * 1000)
+        assert folder.set_aside(path.name, identity_of(path.lstat()), "no JSON")
+    left = sorted(path.name for path in (tmp_path / "spool" / "bad").iterdir())
+    assert left == ["3.json", "3.json.reason", "4.json", "4.json.reason"]
+    assert folder.size() == sum(
+        path.stat().st_size for path in (tmp_path / "spool" / "bad").iterdir()
+    )
+
+
+def test_a_bad_file_that_is_too_large_alone_is_kept(tmp_path):
+    folder = SpoolFolder(tmp_path / "spool", bad_max=10)
+    folder.prepare()
+    path = tmp_path / "spool" / "a.json"
+    path.write_bytes(b"x" * 1000)
+    assert folder.set_aside(path.name, identity_of(path.lstat()), "no JSON")
+    assert (tmp_path / "spool" / "bad" / "a.json").exists()
