@@ -238,7 +238,6 @@ def _own_delivery(path: Path, environ: Mapping[str, str]) -> Iterator[OwnDeliver
         queue = EventQueue.open(
             directory,
             max_bytes=wiring.cap(config),
-            on_full=config.queue.on_full,
             on_ready=bell.ring,
         )
         held.callback(queue.close)

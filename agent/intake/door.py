@@ -135,6 +135,7 @@ class Door:
                 sessions=received.sessions,
                 seen=received.seen,
                 counts=received.counts,
+                can_wait=all(message.can_wait for message in messages),
             )
         self._condemned.forgive(forgiven)
 

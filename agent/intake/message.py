@@ -29,6 +29,7 @@ class Message:
     this device's clock. ``cookies``: the Cookie header that came with it. ``delivery``: by what a
     broker's second delivery is known; ``again``: whether this may be one. ``most``: bytes of
     payload; a longer one is set aside unread. None: whoever made it has seen to that.
+    ``can_wait``: where it is it can stay until there is room.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Message:
     delivery: Seen | None = None
     again: bool = False
     most: int | None = None
+    can_wait: bool = False
 
     @property
     def oversized(self) -> InvalidEvent | None:

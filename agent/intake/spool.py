@@ -189,6 +189,7 @@ class SpoolSource:
                 payload=payload,
                 shape=Shape.SPOOL,
                 answerable=False,
+                can_wait=True,
                 state=(self._marks.state(name, mark),),
                 stamp=written,
                 keep=spool_file.LINE_MAX,

@@ -13,6 +13,7 @@ OutsidePart = Literal["spool", "quarantine"]
 
 LEAST = 4  # the rows keep a quarter of the room whatever lies in files
 RESERVED = 10  # a tenth of the room is kept for events of high priority
+OF_THE_SPOOL = 2  # spool files wait for room up to half of the cap
 OF_THE_DEAD = 4  # dead letters, with the quarantine, have a quarter of the cap
 
 
@@ -39,6 +40,11 @@ class Cap:
         with self._lock:
             return sum(self._outside.values())
 
+    def never_fits(self, size: int, lesser: int) -> bool:
+        """Whether not even an empty queue could take that, with so much of it for lesser events."""
+        whole = self.max_bytes - self._reserve
+        return size > whole or lesser > whole - whole // RESERVED
+
     @property
     def room(self) -> int:
         """Bytes of the database file that rows may take."""
@@ -49,6 +55,12 @@ class Cap:
     def lesser_room(self) -> int:
         """Bytes that waiting events of normal and low priority may take of it."""
         return self.room - self.room // RESERVED
+
+    @property
+    def spool_may_wait(self) -> bool:
+        """Whether files may stay in the spool folder until there is room for what is in them."""
+        with self._lock:
+            return self._outside["spool"] <= self.max_bytes // OF_THE_SPOOL
 
     @property
     def dead_room(self) -> int:

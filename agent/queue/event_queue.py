@@ -146,13 +146,14 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         seen: Sequence[Seen] = (),
         boots: Sequence[BootRow] = (),
         counts: Mapping[str, int] = NOTHING,
+        can_wait: bool = False,
     ) -> None:
         """Commit events (and raw messages, as dead letters) with all that must not part from them.
 
         ``counts``: to be added to the ledger, as ``repaired.KIND``, ``noted.KIND`` and
         ``refused.REASON``. When it returns all is on the disk. Raises QueueFull, StorageError;
         then nothing is. A queue that is full and evicts counts what is less important than all that
-        is there as evicted at once.
+        is there as evicted at once, unless the source ``can_wait``: it keeps them.
         """
         rows = [NewRow.of(item) for item in items]
         _expect_counts(counts)
@@ -162,7 +163,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for boot in boots:
             self._order.begin(boot.boot_id, boot.number)
 
-        clearing = Clearing(self._eviction)
+        clearing = Clearing(self._eviction, can_wait=can_wait)
 
         def work(transaction: Transaction) -> list[NewRow]:
             fitting = clearing.make_room(transaction, rows)

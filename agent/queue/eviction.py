@@ -117,8 +117,10 @@ class Eviction:
 class Clearing:
     """The room for one put: made inside its transaction, and kept or given up with it."""
 
-    def __init__(self, eviction: Eviction) -> None:
+    def __init__(self, eviction: Eviction, *, can_wait: bool = False) -> None:
+        """``can_wait``: the source keeps what comes until there is room."""
         self._eviction = eviction
+        self._evicts = eviction.evicts and not (can_wait and eviction.cap.spool_may_wait)
         self._claimed: list[int] = []  # nobody may lease what is being evicted
         self._gone: dict[Priority, int] = {}
         self._coming = 0
@@ -128,7 +130,7 @@ class Clearing:
 
         Raises QueueFull; dead letters may have gone for it, and are counted.
         """
-        self._decline_what_never_fits(rows)
+        self._decline_what_cannot_fit(rows)
         dead = [row for row in rows if not row.waiting]
         self._eviction.trim_dead(transaction, coming=_size(dead))
         groups = [
@@ -147,11 +149,17 @@ class Clearing:
         """It is not: what was to go waits as before."""
         self._eviction.lanes.release(self._claimed)
 
-    def _decline_what_never_fits(self, rows: Sequence[NewRow]) -> None:
+    def _decline_what_cannot_fit(self, rows: Sequence[NewRow]) -> None:
+        """Before anything goes for it in vain."""
         cap = self._eviction.cap
-        lesser = [row for row in rows if row.waiting and row.columns.priority in LESSER]
-        if _size(rows) + EMPTY > cap.room or _size(lesser) + EMPTY > cap.lesser_room:
+        size = _size(rows) + EMPTY
+        lesser = EMPTY + _size(
+            [row for row in rows if row.waiting and row.columns.priority in LESSER]
+        )
+        if cap.never_fits(size, lesser):
             raise QueueFull(never=True)
+        if rows and (size > cap.room or lesser > cap.lesser_room):
+            raise QueueFull(never=False)
 
     def _fit(
         self, transaction: Transaction, priority: Priority, group: list[NewRow]
@@ -168,7 +176,7 @@ class Clearing:
         if not group or excess() <= 0:
             return self._come(group)
         eviction.expire(transaction, over)
-        if eviction.evicts:
+        if self._evicts:
             self._evict(transaction, excess, priority)
         elif excess() > 0:
             raise QueueFull(never=False)
@@ -186,6 +194,9 @@ class Clearing:
 
         if group and excess() > 0:
             eviction.expire(transaction, excess)
+        over = eviction.over(transaction, self._coming + _size(group)) if group else 0
+        if over > 0 and not self._evicts:
+            raise QueueFull(never=False)
         while group and excess() > 0:
             eviction.rows.turn_away(transaction, group.pop(0), EXPIRED)
         return group

@@ -52,7 +52,13 @@ def small_queue(tmp_path):
 
 @pytest.fixture
 def full_queue(small_queue, make_event):
-    fill(small_queue, lambda size: [make_event(params={"x": "x" * size})] * (20 if size else 1))
+    for priority in (Priority.NORMAL, Priority.HIGH):  # who has a share of its own
+        fill(
+            small_queue,
+            lambda size, priority=priority: (
+                [make_event(params={"x": "x" * size}, priority=priority)] * (20 if size else 1)
+            ),
+        )
     return small_queue
 
 
@@ -464,7 +470,7 @@ def test_a_message_that_could_not_be_set_aside_is_so_at_the_next_attempt(make_do
     door = make_door(queue=full_queue, condemned=Condemned([killer.digest]))
     assert isinstance(door.admit(killer), Full)
     assert full_queue.source_state(CRASHED) == {killer.digest: ""}
-    full_queue.ack_many([row.id for row in full_queue.lease("main", limit=5)])
+    full_queue.ack_many([row.id for row in full_queue.lease("main", limit=25)])
     assert door.admit(killer) == Accepted(1)
     assert (full_queue.books.dead, full_queue.source_state(CRASHED)) == (1, {})
 
