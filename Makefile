@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 # persist-queue's own tests, to run against our subclass: only its source archive has them.
 UPSTREAM := .cache/upstream
 
-.PHONY: demo test lint format clean parts
+.PHONY: demo test system-test lint format clean parts
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make demo    see events survive an outage and a kill -9, on this machine"
-	@echo "make test    run all tests"
+	@echo "make test    run all tests but those that need disks and networks of their own"
+	@echo "make system-test  run those, as root: power cuts, full disks, broken networks"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make format  let ruff format the code"
 
@@ -42,6 +43,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test $(UPSTREAM)/.fetched
 	$(BIN)/python -m pytest
+
+system-test: $(VENV)/.test
+	@SYSTEM=1 PYTHON=$(PYTHON) sh .ci/parts
+	$(BIN)/python -m pytest tests/system
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

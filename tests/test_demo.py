@@ -296,7 +296,7 @@ def test_an_event_that_is_lost_is_told_as_missing(tmp_path):
     said = []
     stage = Stage(directory=tmp_path, emulator=Forgetful(port=free_port()))
     story = Story(
-        stage=stage, show=Lines(say=said.append).show, pace=AT_ONCE, pause=time.sleep, patience=4
+        stage=stage, show=Lines(say=said.append).show, pace=AT_ONCE, pause=time.sleep, patience=12
     )
     assert story.tell() is False
     told = "\n".join(said)
