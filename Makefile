@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # persist-queue's own tests, to run against our subclass: only its source archive has them.
 UPSTREAM := .cache/upstream
 
-.PHONY: demo test system-test lint format clean parts
+.PHONY: demo test system-test soak lint format clean parts
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,6 +15,7 @@ help:
 	@echo "make demo    see events survive an outage and a kill -9, on this machine"
 	@echo "make test    run all tests but those that need disks and networks of their own"
 	@echo "make system-test  run those, as root: power cuts, full disks, broken networks"
+	@echo "make soak    MINUTES=10 of random faults, from a SEED, as root"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make format  let ruff format the code"
 
@@ -47,6 +48,10 @@ test: $(VENV)/.test $(UPSTREAM)/.fetched
 system-test: $(VENV)/.test
 	@SYSTEM=1 PYTHON=$(PYTHON) sh .ci/parts
 	$(BIN)/python -m pytest tests/system
+
+soak: $(VENV)/.test
+	@SYSTEM=1 PYTHON=$(PYTHON) sh .ci/parts
+	$(BIN)/python tests/system/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -180,7 +180,9 @@ class ControlSocket:
                 progress.beat()
                 server.handle_request()
             server.finish()
-        path.unlink(missing_ok=True)
+        # On a card that has turned read-only it stays; who listens next removes it.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     @staticmethod
     def _listen(path: Path, address: str) -> _Server:

@@ -15,6 +15,7 @@ from agent import control
 from agent.control import SOCKET, ControlError, ControlSocket, NotRunning, ask
 from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
+from tests.waiting import PATIENCE, until
 
 NOBODY = 65534
 SOON = 10.0
@@ -549,3 +550,20 @@ def test_a_byte_now_and_then_does_not_hold_a_connection_for_ever(tmp_path, monke
             for _ in range(200):
                 sock.sendall(b" ")
                 pause.wait(0.05)
+
+
+def test_on_a_card_that_turned_read_only_it_ends_as_it_should(tmp_path, monkeypatch):
+    """The socket stays, and who listens next removes it."""
+    made = ControlSocket(directory=tmp_path, commands={}, on_bug=pytest.fail)
+    stop, progress = threading.Event(), Progress(name="control", patience=60.0)
+    thread = threading.Thread(target=made.run, args=(stop, progress))
+    thread.start()
+    until((tmp_path / SOCKET).exists, "the socket")
+    gone = tmp_path.with_name("gone")
+    tmp_path.rename(gone)
+    tmp_path.write_text("in the place of the directory: to remove anything here fails")
+    stop.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    tmp_path.unlink()
+    gone.rename(tmp_path)
