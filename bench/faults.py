@@ -8,8 +8,6 @@ The other agents' rows were measured elsewhere and by hand, with the same faults
 300 events for most of them). S1 was not measured for them.
 """
 
-
-
 import sys
 import tempfile
 import time
