@@ -25,6 +25,7 @@ from agent.intake.spool_folder import SpoolFolder
 from agent.ownership import StateLock
 from agent.queue.event_queue import EventQueue
 from agent.queue.failures import StorageError
+from agent.queue.opening import open_queue
 from agent.rights import as_owner
 from agent.service import SOURCE_PATIENCE, STOP_MARGIN
 from agent.status import Observation, status_of
@@ -235,7 +236,7 @@ def _own_delivery(path: Path, environ: Mapping[str, str]) -> Iterator[OwnDeliver
     with as_owner(directory), ExitStack() as held:
         held.callback(StateLock.take(directory).release)
         bell = Bell()
-        queue = EventQueue.open(
+        queue = open_queue(
             directory,
             max_bytes=wiring.cap(config),
             on_ready=bell.ring,

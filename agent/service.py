@@ -1,5 +1,6 @@
 """What runs on one state directory: built from the configuration, started, reloaded, stopped."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from agent.intake.source import Source
 from agent.mounts import MOUNTINFO, is_volatile
 from agent.progress import stuck
 from agent.queue.failures import StorageError
+from agent.queue.opening import outside_bytes, report
 from agent.recent import Recent
 from agent.secret import Secret
 from agent.status import Observation, Status, oldest_us, status_of
@@ -64,7 +66,12 @@ class Service:
         self._ground = ground
         self._on_bug = on_bug
         self._recent = Recent()
+        self._figures = Observation(
+            books=ground.queue.books, used_bytes=0, max_bytes=None, oldest_us=None
+        )
         self._directory = chosen.config.state_directory
+        self._opened = report(self._directory)
+        ground.queue.cap.note("quarantine", outside_bytes(self._directory))
         self._in_memory = is_volatile(self._directory.resolve(), MOUNTINFO.read_text())
         self._parts = self._built(chosen.config)
         self._control = self._control_worker()
@@ -180,11 +187,17 @@ class Service:
     def status(self) -> Status:
         """How it is."""
         queue, parts = self._ground.queue, self._parts
-        seen = Observation(
+        with contextlib.suppress(StorageError):  # then as it was when the disk could be read
+            self._figures = replace(
+                self._figures,
+                used_bytes=queue.used_bytes,
+                oldest_us=self._oldest_us(),
+                near=queue.nearness(apps=[n for n, s in parts.streams.items() if s.is_app]),
+            )
+        seen = replace(
+            self._figures,
             books=queue.books,
-            used_bytes=queue.used_bytes,
             max_bytes=queue.max_bytes,
-            oldest_us=self._oldest_us(),
             storage=queue.trouble,
             paused=parts.shipper.paused,
             volatile=self._in_memory and not parts.config.volatile,
@@ -192,7 +205,8 @@ class Service:
             problems=self._source_problems(parts),
             config_problems=self._chosen.problems,
             secret_problems=(*parts.secret_problems, *self._http_problems),
-            near=queue.nearness(apps=[n for n, s in parts.streams.items() if s.is_app]),
+            damage=self._opened.damage,
+            set_aside=self._opened.set_aside,
         )
         return status_of(seen, self._ground.clock)
 

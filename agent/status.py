@@ -55,6 +55,8 @@ class Observation:
     config_problems: Sequence[str] = ()  # of the configuration that was refused
     secret_problems: Sequence[str] = ()
     near: Sequence[Near] = ()
+    damage: Mapping[str, Any] | None = None  # the last one of the queue's file; see opening.Report
+    set_aside: Sequence[str] = ()  # files of the queue that only a newer program can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def status_of(seen: Observation, clock: Clock) -> Status:
         "warnings": [_warning(near) for near in seen.near],
         "streams": [asdict(report) for report in seen.outlets],
         "sources": {name: {"problem": p} for name, p in (seen.problems or {}).items()},
+        "damage": dict(seen.damage) if seen.damage else None,
+        "set_aside": list(seen.set_aside),
         "config_problems": list(seen.config_problems),
         "secret_problems": list(seen.secret_problems),
     }

@@ -17,6 +17,7 @@ from agent.ownership import StateLock
 from agent.queue.entries import Step
 from agent.queue.event_queue import EventQueue
 from agent.queue.failures import StorageError, UnreadableQueue
+from agent.queue.opening import open_queue
 from agent.queue.pages import ID_MAX, Selection
 from agent.rights import as_owner
 
@@ -70,7 +71,7 @@ def step_by_step(do: Callable[..., Any], command: str, selection: Selection) -> 
 def _own_queue(directory: Path) -> Iterator[EventQueue]:
     lock = StateLock.take(directory)
     try:
-        queue = EventQueue.open(directory, max_bytes=NO_CAP)
+        queue = open_queue(directory, max_bytes=NO_CAP)
         try:
             yield queue
         finally:

@@ -38,7 +38,7 @@ ALLOWED = {
     "ownership": set(),
     "config": {"units", "secret", "template", "topic", "converters", "ga4"},
     "ga4": {"event", "jsontext", "anchor"},
-    "queue": {"event", "jsontext", "crash_point"},
+    "queue": {"event", "jsontext", "crash_point", "atomic_file"},
     "intake": {
         "event", "clock", "jsontext", "secret", "ga4", "queue", "stepwise", "progress",
         "atomic_file", "units", "template", "topic", "hardware", "converters", "crash_point",
@@ -57,7 +57,7 @@ ALLOWED = {
     "emulator": {"ga4", "jsontext"},
     "live": {"event", "ga4", "jsontext", "urequests"},
 }  # fmt: skip
-TOPS = {"wiring", "service", "daemon", "drain", "cli", "demo", "__main__", ""}
+TOPS = {"wiring", "service", "shut", "daemon", "drain", "cli", "demo", "__main__", ""}
 PURE = {"ga4", "event", "jsontext", "converters", "template", "topic", "anchor", "boots", "doctor"}
 IO = {"socket", "sqlite3", "threading", "subprocess", "os", "time", "random", "pathlib", "requests"}
 
@@ -115,4 +115,6 @@ def test_only_the_wiring_the_service_and_the_commands_read_the_configuration():
         if any(part(name) == "config" for name in imports(path))
     }
     readers = {name for name in readers if name.split("/")[0] not in ("cli", "config")}
-    assert readers == {"wiring.py", "service.py", "daemon.py", "boot_config.py", "drain.py"}
+    assert readers == {
+        "wiring.py", "service.py", "daemon.py", "boot_config.py", "drain.py", "shut.py",
+    }  # fmt: skip

@@ -60,12 +60,14 @@ def of_file(config: Path | None, directory: Path) -> Mapping[str, Any]:
     """
     from agent.boots import Boots
     from agent.clock import Clock
+    from agent.queue.opening import report
     from agent.queue.reader import read_snapshot
     from agent.status import Observation, oldest_us, status_of
 
     snapshot, clock, spool = read_snapshot(directory), Clock(), _spool(config, directory)
     when = partial(Boots.of(snapshot.boots).when, now=clock.moment())
     times = [when(stamp).us for stamp in (snapshot.alive, spool.oldest if spool else None) if stamp]
+    found = report(directory)
     seen = Observation(
         books=snapshot.books,
         used_bytes=snapshot.used_bytes,
@@ -73,6 +75,8 @@ def of_file(config: Path | None, directory: Path) -> Mapping[str, Any]:
         oldest_us=oldest_us(snapshot.candidates, when),
         taken_until_us=min(times, default=None),
         running=False,
+        damage=found.damage,
+        set_aside=found.set_aside,
     )
     more = {"spool": {"files": spool.files}} if spool else {}
     return {**status_of(seen, clock).document, **more}
@@ -137,6 +141,10 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if files := document.get("spool", {}).get("files"):
         yield "spool folder", f"{counted(files, 'file')} waiting for the daemon"
     yield from _books(document["ledger"])
+    if damage := document.get("damage"):
+        yield "damage", _damage(damage)
+    for name in document.get("set_aside", ()):
+        yield "set aside", f"{name}: written by a newer version, taken over after the next upgrade"
     yield "clock", _clock(document["clock"])
     for warning in document["warnings"]:
         yield "warning", warning
@@ -154,6 +162,19 @@ def _books(ledger: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for reason, number in ledger[kind].items():
             yield kind, f"{number} {reason}"
     yield "books", "balance" if ledger["balanced"] else "DO NOT BALANCE: please report this"
+
+
+def _damage(damage: Mapping[str, Any]) -> str:
+    """What became of the queue's file the last time that it was damaged."""
+    lost, more = damage["lost"], damage["damaged"]
+    return _joined(
+        f"{damage['when']}: the queue was damaged, {damage['saved']:,} events were saved",
+        "nobody can tell how many are lost" if lost is None else f"{lost:,} are lost",
+        f"{more:,} more are dead letters (damaged)" if more else "",
+        f"the damaged file: {damage['file']}"
+        if damage["file"] and Path(damage["file"]).exists()
+        else "",
+    )
 
 
 def _clock(clock: Mapping[str, Any]) -> str:

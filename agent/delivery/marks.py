@@ -22,8 +22,10 @@ UNCERTAIN = "uncertain"
 class Marks:
     """Sets and takes off the marks of the streams that want them; for others it only releases."""
 
-    def __init__(self, *, queue: EventQueue, record: Callable[[Callable[[], None]], None]) -> None:
-        """``record``: makes a write now, or later if the disk refuses it."""
+    def __init__(
+        self, *, queue: EventQueue, record: Callable[[Callable[[], None], int], None]
+    ) -> None:
+        """``record``: makes a write about so many events now, or later if the disk refuses it."""
         self._queue = queue
         self._record = record
 
@@ -55,7 +57,7 @@ class Marks:
                 "stream %s: %s: %d events that may have been counted will not be sent again",
                 stream.name, UNCERTAIN, len(ids),
             )  # fmt: skip
-            self._record(partial(self._queue.drop, ids, reason=UNCERTAIN))
+            self._record(partial(self._queue.drop, ids, reason=UNCERTAIN), len(ids))
             return
         self.take_off(stream, ids)
         self._queue.release(ids)

@@ -2,7 +2,8 @@
 
 Exactly this layer retries. What was sent without a clear answer stays leased by nobody and is
 sent again, so at most (connections x 25) events can arrive twice; of a stream that says
-``on_uncertain = "lose"`` it is dropped and counted.
+``on_uncertain = "lose"`` it is dropped and counted. What was delivered while the disk refuses to
+record it stays leased, a bounded number, and is sent again only if this process ends first.
 
 Nothing leaves before the time is known: without it nobody can tell what is too late, nor keep an
 event out of the future. Until then a probe without events goes in their place, for the ``Date``
@@ -38,31 +39,119 @@ log = logging.getLogger(__name__)
 
 IDLE = 10.0  # seconds between looks when nothing rings; also what keeps the watchdog content
 HELD_MAX = 16 * EVENTS_MAX  # events held back in one look for batches that may still fill
-STORAGE_WAIT = 5.0  # seconds before a delivery that could not be recorded is recorded again
+STORAGE_WAIT = 5.0  # seconds between attempts to record what the disk has refused
+UNRECORDED_MAX = 1000  # events that may be delivered without being on record
 NO_MARK = Retry("offline", "cannot send: the disk does not take the mark of what is being sent")
 
 
 class Unrecorded:
-    """Writes of what was delivered that the disk has refused. Any thread may call any method."""
+    """What was decided about events and the disk has refused to record, in order.
 
-    def __init__(self) -> None:
-        self.writes: list[Callable[[], None]] = []
+    Until it takes it, delivery goes on for a bounded number of events: those could be sent twice
+    if the process ends first. Any thread may call any method.
+    """
+
+    def __init__(self, *, boot_us: Callable[[], int], most: int = UNRECORDED_MAX) -> None:
+        """``boot_us``: microseconds since boot. ``most``: events, with those under way."""
+        self._boot_us = boot_us
+        self._most = most
+        self._writes: deque[tuple[int, Callable[[], None]]] = deque()
+        self._events = 0  # that the writes are about
+        self._under_way = 0
+        self._told_full = False
+        self._next_try_us = 0
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
 
-    def add(self, write: Callable[[], None]) -> None:
-        """Keep it for later."""
+    @property
+    def events(self) -> int:
+        """How many events are decided and not on record."""
+        return self._events
+
+    @property
+    def room(self) -> int:
+        """How many more events may be sent now."""
         with self._lock:
-            self.writes.append(write)
+            return self._room()
+
+    def begin(self, number: int) -> bool:
+        """Whether so many events may be sent. If so, ``end`` must follow."""
+        with self._lock:
+            if number > self._room():
+                return False
+            self._under_way += number
+            return True
+
+    def end(self, number: int) -> None:
+        """Events that were under way have been decided about, and recorded or kept."""
+        with self._lock:
+            self._under_way -= number
+
+    def record(self, write: Callable[[], None], number: int) -> None:
+        """Make a write about so many events; later, if the disk or an earlier one makes it wait."""
+        with self._lock:
+            waits = bool(self._writes)
+        if waits:
+            self._keep(write, number)
+            return
+        try:
+            write()
+        except StorageError as error:
+            if self._keep(write, number):
+                log.error(
+                    "cannot record what became of events: %s; going on for up to %d of them",
+                    error,
+                    self._most,
+                )
 
     def written(self) -> bool:
-        """Whether everything is on record, or could be recorded now."""
+        """Whether everything is on record, or could be recorded now; it tries now and then."""
+        if not self._writes:
+            return True
+        if self._boot_us() < self._next_try_us or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            return self._write_all()
+        finally:
+            self._writing.release()
+
+    def try_now(self) -> None:
+        """Forget the wait: something changed that may have mended the disk."""
+        self._next_try_us = 0
+
+    def _room(self) -> int:
+        room = max(0, self._most - self._events - self._under_way)
+        if not room and self._events and not self._told_full:
+            self._told_full = True
+            log.error(
+                "what became of %d events is not on record: sending nothing more until it is",
+                self._events,
+            )
+        return room
+
+    def _keep(self, write: Callable[[], None], number: int) -> bool:
+        """Whether it is the first one that is kept."""
         with self._lock:
-            while self.writes:
-                try:
-                    self.writes[0]()
-                except StorageError:
-                    return False
-                self.writes.pop(0)
+            first = not self._writes
+            if first:
+                self._next_try_us = self._boot_us() + round(STORAGE_WAIT * 1e6)
+            self._writes.append((number, write))
+            self._events += number
+            return first
+
+    def _write_all(self) -> bool:
+        while self._writes:
+            number, write = self._writes[0]
+            try:
+                write()
+            except StorageError:
+                self._next_try_us = self._boot_us() + round(STORAGE_WAIT * 1e6)
+                return False
+            with self._lock:
+                self._writes.popleft()
+                self._events -= number
+                self._told_full = self._told_full and bool(self._writes)
+        log.info("the disk takes writes again: what became of every event is on record")
         return True
 
 
@@ -110,7 +199,7 @@ class Shipper:
         self._flushed_us = 0  # since boot: what was taken before waits for no others any more
         self._thread = threading.local()
         self._lock = threading.Lock()
-        self._unrecorded = Unrecorded()
+        self._unrecorded = Unrecorded(boot_us=clock.boot_us)
         self._marks = Marks(queue=queue, record=self._record)
         self._probes = Probes(exchange=self._ask, clock=clock, trusted=trusted)
 
@@ -121,14 +210,20 @@ class Shipper:
             progress.beat()
             rings = self._bell.rings
             self._bell.wait(min(self.ship_once(), IDLE), since=rings)
+        self._unrecorded.try_now()
+        self._unrecorded.written()  # the last chance: after the end it would be sent again
         self._transport.close()
 
     def ship_once(self) -> float:
         """Deliver one batch, if any may leave. Returns the seconds until the next look."""
-        if self._paused:
-            return NEVER
-        if not self._unrecorded.written():
+        self._unrecorded.written()
+        try:
+            wait = NEVER if self._paused else self._ship()
+        except StorageError:  # it cannot even be read: the queue says so in its state
             return STORAGE_WAIT
+        return min(wait, STORAGE_WAIT) if self._unrecorded.events else wait
+
+    def _ship(self) -> float:
         self._hurry_once_the_time_is_known()
         wait = NEVER
         for outlet in self._in_turn():
@@ -145,6 +240,7 @@ class Shipper:
     def flush(self) -> None:
         """Try now, whatever the backoff says, and with batches that are not full yet."""
         self._flushed_us = self._clock.boot_us()
+        self._unrecorded.try_now()
         for outlet in self._outlets:
             outlet.try_now()
         self._bell.ring()
@@ -165,8 +261,8 @@ class Shipper:
         self._unrecorded = other.unrecorded
 
     @property
-    def unrecorded(self) -> "Unrecorded":
-        """Writes that the disk has refused so far."""
+    def unrecorded(self) -> Unrecorded:
+        """What the disk has refused to record so far."""
         return self._unrecorded
 
     @property
@@ -210,8 +306,8 @@ class Shipper:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether a request may begin: not while stopping, nor before the last one is on record."""
-        return not self._stopping and not self._unrecorded.writes
+        """Whether a request may begin: not while stopping, nor when too much is not on record."""
+        return not self._stopping and self._unrecorded.room > 0
 
     # -- asking the endpoint ----------------------------------------------------------------
 
@@ -252,7 +348,7 @@ class Shipper:
 
         Part-filled batches that may still fill are held back, and others let past them.
         """
-        limit = 1 if self._stepwise.active else EVENTS_MAX
+        limit = 1 if self._stepwise.active else min(EVENTS_MAX, max(1, self._unrecorded.room))
         held: list[int] = []
         wait = NEVER
         try:
@@ -305,7 +401,7 @@ class Shipper:
     def _withhold(self, withheld: Mapping[str, Sequence[int]]) -> None:
         self._beat()  # a queue that has waited for a week is many of these
         for reason, ids in withheld.items():
-            self._record(partial(self._queue.bury, ids, reason=reason))
+            self._record(partial(self._queue.bury, ids, reason=reason), len(ids))
 
     def _cut(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
         """As many as one request may carry; the others are given back."""
@@ -351,7 +447,7 @@ class Shipper:
     def _bury(self, outlet: Outlet, refused: Sequence[Refused]) -> None:
         for each in refused:
             log.warning("stream %s: dead letter: %s", outlet.stream.name, each.reason)
-            self._record(partial(self._queue.bury, [each.id], reason=each.reason))
+            self._record(partial(self._queue.bury, [each.id], reason=each.reason), 1)
 
     def _next_in_line(self, outlet: Outlet) -> Sequence[Parcel] | None:
         """One more event, leased; None if it must not be sent now."""
@@ -367,6 +463,15 @@ class Shipper:
         if not self._may_post(outlet, ticket, ids):
             self._queue.release(ids)
             return None
+        try:
+            return self._posted(outlet, ticket, parcels)
+        finally:
+            self._unrecorded.end(len(ids))
+
+    def _posted(
+        self, outlet: Outlet, ticket: int, parcels: Sequence[Parcel]
+    ) -> Delivered | Rejected | None:
+        ids = _ids(parcels)
         exchange, outcome = self._post(outlet, parcels)
         match outcome:
             case Delivered():
@@ -381,10 +486,11 @@ class Shipper:
 
     def _may_post(self, outlet: Outlet, ticket: int, ids: Sequence[int]) -> bool:
         """Whether a request may begin, with what must be on record before it."""
-        if not self._goes_on:
+        if self._stopping or not self._unrecorded.begin(len(ids)):
             return False
         if self._marks.set(outlet.stream, ids):
             return True
+        self._unrecorded.end(len(ids))
         outlet.failed(NO_MARK, ticket)
         return False
 
@@ -416,19 +522,15 @@ class Shipper:
         for parcel in parcels:
             counts.update(parcel.departing.counts)
         sent = [_sent(parcel.departing, outlet.stream) for parcel in parcels]
-        self._record(
-            partial(self._queue.ack_many, _ids(parcels), traffic=traffic, sent=sent, counts=counts)
-        )
+        ids = _ids(parcels)
+        write = partial(self._queue.ack_many, ids, traffic=traffic, sent=sent, counts=counts)
+        self._record(write, len(ids))
         if outlet.delivered(ticket):
             self._bell.ring()  # the other connections may join
 
-    def _record(self, write: Callable[[], None]) -> None:
-        """Write what happened; if the disk refuses, stop sending until it takes it."""
-        try:
-            write()
-        except StorageError as error:
-            log.error("cannot record a delivery, sending nothing more until it is: %s", error)
-            self._unrecorded.add(write)
+    def _record(self, write: Callable[[], None], number: int) -> None:
+        """Write what happened to so many events, now or when the disk takes it."""
+        self._unrecorded.record(write, number)
 
 
 def _sorted(

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,6 +34,7 @@ from agent.queue.lanes import Lane, Lanes
 from agent.queue.ledger import Books, Ledger, Sent
 from agent.queue.order import NEWEST, Candidate, Dated, Order, candidates, dated, dated_row
 from agent.queue.pages import READY, UNACKED, Page, Selection, read_page
+from agent.queue.place import Place, Saved, hold_index, prove
 from agent.queue.rows import (
     DEAD_BYTES,
     HELD,
@@ -97,6 +98,7 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._upkeep_lock = threading.Lock()  # one step of a purge or requeue at a time
         self._ballast: Ballast | None = None
         self._quick_start = quick_start
+        self._place: Place | None = None
         super().__init__(path, auto_resume=auto_resume, **upstream)
 
     @classmethod
@@ -112,8 +114,9 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """Open or make the queue of a state directory, and check that its file is sound.
 
         ``on_full``: whether the least important events go for new ones, or the source has to wait.
-        Raises UnreadableQueue, StorageError.
+        Raises UnreadableQueue, StorageError: the disk cannot be read, or takes no write.
         """
+        queue: EventQueue | None = None
         try:
             queue = cls(
                 str(directory),
@@ -127,13 +130,25 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
                 serializer=serializer,
                 db_file_name=FILE_NAME,
             )
-            queue._check()
-            queue._ballast = Ballast(directory=directory, wal=directory / f"{FILE_NAME}-wal")
-            queue._ballast.fill()
-            queue._drop_uncertain()
-        except sqlite3.DatabaseError as error:
-            raise unusable(error) from error
+            queue._begin(directory)
+        except BaseException as error:
+            if queue is not None:
+                queue.close()  # else its files stay open, and each attempt would open more
+            if isinstance(error, sqlite3.DatabaseError):
+                raise unusable(error) from error
+            raise
         return queue
+
+    def _begin(self, directory: Path) -> None:
+        with contextlib.suppress(OSError):  # some file systems cannot give blocks ahead
+            hold_index(directory / FILE_NAME)
+        self._ballast = Ballast(directory=directory, wal=directory / f"{FILE_NAME}-wal")
+        # Before the check, which reads all of a large file: this may be tried again and again.
+        self._settle(lambda transaction: prove(transaction.connection))
+        self._check()
+        self._place = Place(directory / FILE_NAME)
+        self._ballast.fill()
+        self._drop_uncertain()
 
     # -- what the agent calls ---------------------------------------------------------------
 
@@ -157,6 +172,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         """
         rows = [NewRow.of(item) for item in items]
         _expect_counts(counts)
+        if self._place:
+            self._place.expect()
         if not self._has_room(rows):
             self._trouble = "disk_full"
             raise StorageError("disk_full", "cannot take events: the disk is full")
@@ -195,7 +212,12 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         for priority in Priority:
             while ids := self._lanes.pick((stream, priority), limit):
                 on_pick(ids)
-                if leased := self._load(ids):
+                try:
+                    leased = self._load(ids)
+                except StorageError:
+                    self._lanes.release(ids)
+                    raise
+                if leased:
                     return leased
         return ()
 
@@ -326,8 +348,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def seen(self, kind: str) -> list[tuple[str, str]]:
         """Keys and digests of a kind, the oldest first; see ``Seen``."""
-        with self.action_lock:
-            return self._bounded.seen(self._getter, kind)
+        with self._reading() as connection:
+            return self._bounded.seen(connection, kind)
 
     def boots(self) -> list[tuple[str, int, str]]:
         """Id, number and state of the newest boots, in their order."""
@@ -343,15 +365,15 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
 
     def days(self, *, last: int = KEPT, stream: str | None = None) -> list[DayRow]:
         """The ledger of the newest days, by day, stream and event."""
-        with self.action_lock:
-            return read_days(self._getter, last=last, stream=stream)
+        with self._reading() as connection:
+            return read_days(connection, last=last, stream=stream)
 
     def nearness(self, *, apps: Collection[str] = ()) -> list[Near]:
         """Where 80 % of one of GA4's limits is reached. ``apps``: the names of app streams."""
         figures = self._figures
         if figures is None or self._monotonic() - figures[0] >= FIGURES_FOR:
-            with self.action_lock:
-                figures = (self._monotonic(), limits(self._getter))
+            with self._reading() as connection:
+                figures = (self._monotonic(), limits(connection))
             self._figures = figures
         return nearness(figures[1], apps)
 
@@ -368,23 +390,45 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     @property
     def trouble(self) -> str:
         """Why events are not taken, or only slowly, as a word for `status`; empty if they are."""
-        if self._ballast and (self._ballast.spent or not self._ballast.leaves_room(0)):
-            return "disk_full"
+        if self.displaced:
+            return "read_only"
+        with contextlib.suppress(OSError):  # the directory may go at this very moment
+            if self._ballast and (self._ballast.spent or not self._ballast.leaves_room(0)):
+                return "disk_full"
         return self._trouble or ("storage_slow" if self.committing_s() > SLOW else "")
 
     def mend(self) -> None:
         """After trouble: see whether the disk takes writes again."""
-        if not self.trouble or self.committing_s():
+        if not self.trouble or self.displaced or self.committing_s():
             return
-        if self._has_room():
-            with contextlib.suppress(StorageError):
-                self.write_noted()
+        with contextlib.suppress(StorageError):
+            if self._has_room():
+                self._durably(lambda transaction: prove(transaction.connection))
+
+    @property
+    def displaced(self) -> bool:
+        """Whether the file was removed or replaced: what is committed now does not outlive us."""
+        return self._place is not None and self._place.displaced
+
+    def save_displaced(self) -> Saved:
+        """Put what is in the displaced file to where the next start finds it.
+
+        After that nothing can be committed any more: the process must end. Raises StorageError:
+        nothing is saved, and all goes on.
+        """
+        assert self._place is not None, "this queue was not opened by open()"
+        self.tran_lock.acquire()
+        try:
+            return self._place.save(self._putter)
+        except (OSError, sqlite3.Error) as error:
+            self.tran_lock.release()
+            raise StorageError("read_only", f"cannot save the queue: {error}") from error
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the file that hold something; its free pages are not counted."""
-        with self.action_lock:
-            return used_bytes(self._getter)
+        with self._reading() as connection:
+            return used_bytes(connection)
 
     @property
     def max_bytes(self) -> int:
@@ -427,8 +471,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
             return dated(found, look)
 
     def _candidates(self) -> list[Candidate]:
-        with self.action_lock:
-            found = candidates(self._getter, self._table, after=self._oldest_id - 1)
+        with self._reading() as connection:
+            found = candidates(connection, self._table, after=self._oldest_id - 1)
         in_order = [each.id for each in found if not each.early]
         self._oldest_id = in_order[0] if in_order else self._oldest_id
         return found
@@ -526,8 +570,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         self._lanes.add(lanes)
 
     def _recounted(self) -> dict[Lane, int]:
-        with self.action_lock:
-            found = recount(self._getter, self._table)
+        with self._reading() as connection:
+            found = recount(connection, self._table)
         counted = self._ledger.counters
         known = Counter({key: n for key, n in counted.items() if key.startswith(HELD)})
         known.subtract(found)
@@ -539,19 +583,25 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     def _durably(self, work: Callable[[Transaction], T]) -> T:
         try:
             result = self._commits.run(work)
-        except sqlite3.OperationalError as error:
-            why = unusable(error)
-            self._trouble = why.state if isinstance(why, StorageError) else ""
-            raise why from error
+        except sqlite3.DatabaseError as error:
+            raise self._why(error) from error
         self._trouble = ""
         return result
+
+    def _why(self, error: sqlite3.DatabaseError) -> Exception:
+        """What a person can do something about; noted as the state."""
+        why = unusable(error)
+        if isinstance(why, UnreadableQueue) and self._place and self._place.unreadable:
+            why = StorageError("read_only", "cannot read the queue's disk: I/O error")
+        self._trouble = why.state if isinstance(why, StorageError) else ""
+        return why
 
     def _settle(self, work: Callable[[Transaction], T]) -> T:
         """Write what frees space, on a full disk with the ballast's help."""
         try:
             return self._durably(work)
         except StorageError as error:
-            if error.state != "disk_full" or not self._ballast or self._ballast.spent:
+            if error.state != "disk_full" or not self._ballast:
                 raise
             self._ballast.spend()
             self._fold()
@@ -561,7 +611,11 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         if self._ballast is None:
             return True
         incoming = sum(row.size for row in rows)
-        return self._ballast.fill() and self._ballast.leaves_room(incoming)
+        try:
+            return self._ballast.fill() and self._ballast.leaves_room(incoming)
+        except OSError as error:  # the directory was just removed, or the disk pulled out
+            why = f"cannot look at the queue's disk: {error.strerror}"
+            raise StorageError("read_only", why) from error
 
     def _fold(self) -> None:
         """Move what the WAL holds into the file, and give its space back to the disk."""
@@ -595,8 +649,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
         condition = (
             "priority = ?" if priority == Priority.NORMAL else "priority = ? AND priority <> 1"
         )
-        with self.action_lock:
-            cursor = self._getter.cursor()
+        with self._reading() as connection:
+            cursor = connection.cursor()
             try:
                 yield from cursor.execute(
                     f"SELECT _id, sender FROM {self._table} WHERE {condition} "
@@ -639,11 +693,8 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     # -- upkeep -----------------------------------------------------------------------------
 
     def _page(self, selection: Selection, after: int) -> Page:
-        try:
-            with self.action_lock:
-                return read_page(self._getter, self._table, selection, after)
-        except sqlite3.DatabaseError as error:
-            raise unusable(error) from error
+        with self._reading() as connection:
+            return read_page(connection, self._table, selection, after)
 
     def _still(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Those of the rows that wait, leased or not: id, stream, priority."""
@@ -683,9 +734,18 @@ class EventQueue(SQLiteAckQueue):  # type: ignore[misc]  # persist-queue has no 
     # -- reading ----------------------------------------------------------------------------
 
     def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self.action_lock:
-            rows: list[tuple[Any, ...]] = self._getter.execute(sql, values).fetchall()
+        with self._reading() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
         return rows
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection to read with. Raises StorageError for a disk that refuses that."""
+        try:
+            with self.action_lock:
+                yield self._getter
+        except sqlite3.DatabaseError as error:
+            raise self._why(error) from error
 
     def _read_one(self, sql: str) -> Any:
         return self._read(sql)[0][0]

@@ -5,14 +5,18 @@ import json
 import pytest
 
 from agent.cli.ages import in_two_units, rounded
+from agent.cli.status import _rows, of_file
 from agent.clock import Clock
 from agent.delivery.outlet import OutletReport
+from agent.event import RawMessage
 from agent.queue.days import Near
 from agent.queue.event_queue import EventQueue
 from agent.queue.ledger import Books
+from agent.queue.opening import open_queue
 from agent.status import Observation, status_of
 from tests.cli.running import ga4_agent
 from tests.cli.socket_of import daemon
+from tests.conftest import STAMP
 
 NOON_US = 1_772_366_400_000_000
 CLOCK = Clock(wall=lambda: NOON_US, boot=lambda: 10**13, boot_id="b", synchronised=lambda: True)
@@ -136,3 +140,21 @@ def test_with_the_daemon_down_it_says_how_many_files_wait_for_it(config, tmp_pat
 )
 def test_durations_are_said_as_people_say_them(seconds, largest, two):
     assert (rounded(seconds), in_two_units(seconds)) == (largest, two)
+
+
+def test_damage_of_the_queues_file_is_a_line_of_its_own(tmp_path):
+    """A person must see that events were lost, how many, and where the file lies."""
+    state = tmp_path / "state"
+    queue = open_queue(state, max_bytes=64 * 1024 * 1024)
+    queue.put_many([RawMessage("mqtt", "malformed", b"?", STAMP)])
+    queue.close()
+    (state / "queue.db").write_bytes(b"?" * 5000)
+    open_queue(state, max_bytes=64 * 1024 * 1024).close()
+    (state / "queue.v9.db").touch()
+    document = of_file(None, state)
+    assert document["damage"]["lost"] is None
+    lines = dict(_rows(document))
+    assert "the queue was damaged, 0 events were saved" in lines["damage"]
+    assert "nobody can tell how many are lost" in lines["damage"]
+    assert str(state / "quarantine" / "damaged-0001.db") in lines["damage"]
+    assert lines["set aside"].startswith("queue.v9.db: written by a newer version")

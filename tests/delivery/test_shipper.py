@@ -843,46 +843,6 @@ def test_the_books_of_a_bisection_count_every_post(stage):
 # A disk that refuses
 
 
-def test_nothing_more_is_sent_until_a_delivery_is_on_record_and_nothing_is_sent_twice(stage):
-    stage.put(*names(60))
-    shipper = stage.shipper()
-    stage.queue.refusing = True
-    shipper.ship_once()
-    for _ in range(3):
-        assert shipper.ship_once() == STORAGE_WAIT
-    assert stage.emulator.attempts == 1
-    assert stage.queue.books.sent == 0
-    stage.queue.refusing = False
-    ship_until_idle(shipper)
-    assert stage.arrived == names(60)
-    assert stage.queue.books.sent == 60
-    assert stage.queue.books.requests == 3
-
-
-def test_a_disk_that_refuses_is_said(stage, caplog):
-    stage.put(*names(3))
-    shipper = stage.shipper()
-    stage.queue.refusing = True
-    shipper.ship_once()
-    assert "cannot record a delivery, sending nothing more until it is" in caplog.text
-    assert "the disk is full" in caplog.text
-
-
-def test_nothing_more_of_a_bisection_is_sent_after_the_disk_refused(stage):
-    """The bound of what can arrive twice is what was under way, not all that is left to halve."""
-    stage.put(*names(24), "bad")
-    stage.emulator.fail(REFUSES_BAD)
-    stage.queue.refusing = True
-    shipper = stage.shipper()
-    shipper.ship_once()
-    assert stage.emulator.attempts == 2  # all of them, and the first half
-    stage.queue.refusing = False
-    ship_until_idle(shipper)
-    assert Counter(stage.arrived) == Counter(names(24))
-    assert stage.dead == {"refused_400": 1}
-    assert stage.queue.books.requests == stage.emulator.attempts
-
-
 @pytest.mark.parametrize("fault", [UNAVAILABLE, Fault("login_page"), Fault("status", status=401)])
 def test_a_failed_request_needs_no_disk(stage, fault):
     """An outage that fills the disk must not stop the delivery that would empty it."""
@@ -892,7 +852,7 @@ def test_a_failed_request_needs_no_disk(stage, fault):
     shipper = stage.shipper()
     assert shipper.ship_once() == 0.0
     assert shipper.ship_once() != STORAGE_WAIT
-    assert shipper.unrecorded.writes == []
+    assert shipper.unrecorded.events == 0
     assert stage.queue.ready("main") == 3
     stage.queue.refusing = False
     stage.emulator.recover()
@@ -912,6 +872,7 @@ def test_a_burial_that_cannot_be_recorded_is_recorded_later(stage):
     shipper.ship_once()
     assert shipper.ship_once() == STORAGE_WAIT
     stage.queue.refusing = False
+    stage.time.pass_(STORAGE_WAIT)
     assert ship_until_idle(shipper) == NEVER
     assert stage.dead == {"refused_400": 1}
     assert stage.emulator.attempts == 2
@@ -928,6 +889,7 @@ def test_a_damaged_row_on_a_disk_that_refuses_does_not_end_the_shipper(stage):
     shipper = stage.shipper()
     assert shipper.ship_once() >= 0
     stage.queue.refusing = False
+    stage.time.pass_(STORAGE_WAIT)
     ship_until_idle(shipper)
     assert stage.arrived == ["good"]
     assert stage.queue.books.sent == 1
@@ -1018,20 +980,6 @@ def test_at_its_usual_pace_it_writes_nothing_down(stage, noting):
 
 
 # Another configuration
-
-
-def test_what_could_not_be_recorded_is_not_sent_again_after_a_reload(stage):
-    stage.put(*names(30))
-    old = stage.shipper()
-    stage.queue.refusing = True
-    old.ship_once()
-    new = stage.shipper()
-    new.take_over(old)
-    assert new.ship_once() == STORAGE_WAIT
-    stage.queue.refusing = False
-    ship_until_idle(new)
-    assert stage.arrived == names(30)
-    assert stage.queue.books.sent == 30
 
 
 def test_a_pause_outlives_a_reload_and_a_backoff_does_not(stage):

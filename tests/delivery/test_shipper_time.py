@@ -10,6 +10,7 @@ import pytest
 from agent.boot_book import BootBook
 from agent.clock import Clock
 from agent.delivery.outlet import NEVER
+from agent.delivery.shipper import STORAGE_WAIT
 from agent.delivery.transport import Exchange, Transport
 from agent.emulator import Emulator, Fault
 from agent.event import Beginning, Stamp
@@ -412,14 +413,15 @@ def test_dead_letters_are_said_once_with_their_number(stage, caplog):
     ]
 
 
-def test_dead_letters_that_the_disk_refuses_stop_the_delivery_and_are_none_twice(stage):
+def test_dead_letters_that_the_disk_refuses_are_recorded_later_and_are_none_twice(stage):
     put_old(stage, "old", hours=80)
     stage.put("e0", client="2.2")
     shipper = stage.shipper()
     stage.queue.refusing = True
-    shipper.ship_once()
-    assert stage.emulator.attempts == 0
+    ship_until_idle(shipper)
+    assert stage.arrived == ["e0"]
     stage.queue.refusing = False
+    stage.time.pass_(STORAGE_WAIT)
     ship_until_idle(shipper)
     assert stage.dead == {"expired": 1}
     assert stage.arrived == ["e0"]

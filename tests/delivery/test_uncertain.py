@@ -211,9 +211,10 @@ def test_a_loss_that_the_disk_refuses_is_recorded_later_and_nothing_is_sent_mean
     stage.emulator.fail(Fault("cut_after", times=1))
     shipper = losing(stage, transport=refusing)
     shipper.ship_once()
-    stage.time.pass_(5)
+    stage.time.pass_(STORAGE_WAIT)
     assert shipper.ship_once() == STORAGE_WAIT
     stage.queue.refusing = False
+    stage.time.pass_(STORAGE_WAIT)
     assert ship_until_idle(shipper) == NEVER
     assert (stage.arrived, dropped(stage)) == (["e0"], {"uncertain": 1})
 

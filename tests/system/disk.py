@@ -1,5 +1,6 @@
 """A real ext4 on a loop device, whose power can be cut. Needs root."""
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -50,6 +51,20 @@ class Disk:
         """Mount it; the journal of what a cut left is replayed."""
         run("mount", "-o", "loop", self._image, self.path)
 
+    def remount(self, option: str) -> None:
+        """Mount it otherwise: ``rw``, ``ro`` (refused while files are open for writing)."""
+        run("mount", "-o", f"remount,{option}", self.path)
+
+    def let_go(self) -> None:
+        """Take it from its folder while programs work on it, as ``umount --lazy`` does."""
+        run("umount", "--lazy", self.path)
+
+    def mount_as_another_device(self, option: str = "rw") -> None:
+        """As a card that is plugged in again while somebody holds files of the old device."""
+        device = run("losetup", "--find", "--show", self._image).strip()
+        run("mount", "-o", option, device, self.path)
+        run("losetup", "--detach", device)  # when it is unmounted
+
     def unmount(self) -> None:
         """Unmount it, and wait until the old page cache is gone: it would answer for the disk."""
         if not os.path.ismount(self.path):
@@ -74,14 +89,9 @@ class Disk:
         """Take its free space but for so many bytes, with a file that can be removed again."""
         filler = self.path / "filler"
         free = shutil.disk_usage(self.path).free - leave
-        with filler.open("ab") as file:
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
             while free > 0:
-                try:
-                    size = file.write(bytes(min(free, 256 * 1024)))
-                    file.flush()
-                except OSError:
-                    break
-                free -= size
+                free -= file.write(bytes(min(free, 256 * 1024)))
         return filler
 
     def _busy(self) -> bool:
