@@ -31,7 +31,7 @@ from agent.queue.entries import SourceState
 from agent.queue.event_queue import FILE_NAME, EventQueue
 from agent.queue.failures import StorageError, UnreadableQueue
 from agent.queue.opening import open_queue
-from agent.sdnotify import Notifier, watchdog_s
+from agent.sdnotify import Notifier
 from agent.service import Service
 from agent.shut import Shut, WaitingRoom, is_full
 from agent.stepwise import Autopsy, Condemned, Runs, Stepwise
@@ -150,11 +150,10 @@ def _wait_for_store(start: Start, clock: Clock, bell: Bell, shut: Shut) -> Store
 
 def _waits(start: Start, room: WaitingRoom) -> bool:
     """Wait for the next attempt, which SIGHUP brings forward; False: a signal says stop."""
-    watched = watchdog_s(start.environ, os.getpid()) is not None
     until = time.monotonic() + start.retry
     while (left := until - time.monotonic()) > 0:
         caught = signal.sigtimedwait(SIGNALS, min(TICK, left))
-        if watched and not room.stuck:
+        if start.notifier.watched and not room.stuck:
             start.notifier.tell(WATCHDOG=1)
         if caught and caught.si_signo != signal.SIGHUP:
             return False
@@ -244,7 +243,7 @@ def _live(start: Start, store: Store, clock: Clock, bell: Bell) -> None:
     notifier.tell(READY=1)
     log.info("ready, with %d events in the queue", queue.books.queued)
     removal = Removal(queue=queue, directory=directory, runs=runs, retry=start.retry)
-    _supervise(service, notifier, environ, removal)
+    _supervise(service, notifier, removal)
     extension = int(service.stop_s * 1e6)
     notifier.tell(STOPPING=1, STATUS="stopping", EXTEND_TIMEOUT_USEC=extension)
     service.stop()
@@ -285,11 +284,12 @@ def _make_room(directory: Path) -> None:
 def _patience(notifier: Notifier) -> Iterator[None]:
     """Ask systemd for more time, again and again, while something long is being done."""
     done = threading.Event()
+    watchdog = {"WATCHDOG": 1} if notifier.watched else {}
 
     def ask() -> None:
         while True:
             notifier.tell(
-                EXTEND_TIMEOUT_USEC=CHECK_EXTENSION, WATCHDOG=1, STATUS="checking the queue"
+                EXTEND_TIMEOUT_USEC=CHECK_EXTENSION, STATUS="checking the queue", **watchdog
             )
             if done.wait(CHECK_EXTENSION / 1e6 / 3):
                 return
@@ -384,11 +384,8 @@ class Removal:
         os._exit(1)
 
 
-def _supervise(
-    service: Service, notifier: Notifier, environ: Mapping[str, str], removal: Removal
-) -> None:
+def _supervise(service: Service, notifier: Notifier, removal: Removal) -> None:
     """Take signals, feed the watchdog, tell systemd the state, until a signal says stop."""
-    watched = watchdog_s(environ, os.getpid()) is not None
     written, told, ways_out = time.monotonic(), "", routes.read_default_routes()
     while True:
         caught = signal.sigtimedwait(SIGNALS, TICK)
@@ -396,7 +393,7 @@ def _supervise(
             return
         if caught:
             _reload(service, notifier)
-        if watched:
+        if notifier.watched:
             _feed(service, notifier)
         told = _tell_state(service, notifier, told)
         ways_out = _use_new_route(service, ways_out)

@@ -1,5 +1,6 @@
 """Tells systemd how the service is (sd_notify(3)). Without systemd it says nothing."""
 
+import os
 import socket
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ class Notifier:
 
     def __init__(self, *, environ: Mapping[str, str]) -> None:
         address = environ.get(VARIABLE)
+        self.watched = watchdog_s(environ, os.getpid()) is not None
+        """Whether systemd wants signs of life."""
         self._address = "\0" + address[1:] if address and address[0] == "@" else address
 
     def tell(self, **assignments: str | int) -> None:

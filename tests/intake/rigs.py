@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -394,6 +395,12 @@ def fill(queue: EventQueue, events: Callable[[int], list[Any]]) -> None:
         with contextlib.suppress(QueueFull):
             while True:
                 queue.put_many(events(size))
+
+
+def fill_up(queue: EventQueue, make_event: Callable[..., Any]) -> None:
+    """Put until not even an event of high priority goes in."""
+    some = partial(make_event, priority=Priority.HIGH)
+    fill(queue, lambda size: [some(params={"x": "x" * size})] * (20 if size else 1))
 
 
 def _without_broker(kind: type[Rig]) -> Callable[..., Rig]:

@@ -21,7 +21,7 @@ from agent.queue.event_queue import EventQueue
 from agent.queue.failures import StorageError
 from agent.queue.reader import read_snapshot
 from agent.stepwise import DEATHS, TOUCHING_FILE, Condemned, Stepwise
-from tests.intake.rigs import fill
+from tests.intake.rigs import fill_up
 from tests.intake.stored import events, letters
 from tests.sorters import reception, sorter
 from tests.waiting import until
@@ -52,13 +52,7 @@ def small_queue(tmp_path):
 
 @pytest.fixture
 def full_queue(small_queue, make_event):
-    for priority in (Priority.NORMAL, Priority.HIGH):  # who has a share of its own
-        fill(
-            small_queue,
-            lambda size, priority=priority: (
-                [make_event(params={"x": "x" * size}, priority=priority)] * (20 if size else 1)
-            ),
-        )
+    fill_up(small_queue, make_event)
     return small_queue
 
 

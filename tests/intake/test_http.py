@@ -20,7 +20,7 @@ from agent.intake.source import SourceUnavailable
 from agent.progress import Progress
 from agent.queue.event_queue import FILE_NAME, EventQueue
 from agent.secret import Secret
-from tests.intake.rigs import Runner, UnixConnection, fill, make_source
+from tests.intake.rigs import Runner, UnixConnection, fill_up, make_source
 from tests.intake.stored import events
 from tests.waiting import PATIENCE, until
 
@@ -142,7 +142,7 @@ def test_a_full_queue_is_answered_503_with_when_to_come_again(
 ):
     (tmp_path / "small").mkdir()
     full = EventQueue.open(tmp_path / "small", max_bytes=4 * 1024 * 1024)
-    fill(full, lambda size: [make_event(params={"x": "x" * size})] * (20 if size else 1))
+    fill_up(full, make_event)
     told = []
     server = serve(door=make_door(queue=full), on_turned_away=lambda *said: told.append(said))
     response = server.post(path, BODY)

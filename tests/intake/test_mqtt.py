@@ -41,7 +41,7 @@ from agent.queue.reader import read_snapshot
 from agent.secret import Secret
 from tests.intake.publisher import Publisher
 from tests.intake.relay import Relay
-from tests.intake.rigs import Runner, fill
+from tests.intake.rigs import Runner, fill_up
 from tests.intake.stored import events, letters
 from tests.mosquitto import Mosquitto, program
 from tests.waiting import free_port, until
@@ -641,7 +641,7 @@ def full_queue(tmp_path, make_event):
     directory = tmp_path / "full"
     directory.mkdir()
     queue = EventQueue.open(directory, max_bytes=4 * 1024 * 1024)
-    fill(queue, lambda size: [make_event(params={"x": "x" * size})] * (20 if size else 1))
+    fill_up(queue, make_event)
     yield queue
     queue.close()
 

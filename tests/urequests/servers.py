@@ -144,7 +144,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def send_error(self, code, *args):
-        """Refuse what is no request, in words that are those of every Python."""
+        """Refuse what is no request, in words that are those of every Python.
+
+        Its headers are read first: to hang up on who still writes them is another answer.
+        """
+        while self.rfile.readline().strip():
+            pass
         self.wfile.write(reply(b"malformed", status=f"{code.value} Refused"))
 
     def _serve(self):
