@@ -31,7 +31,7 @@ from tests.mosquitto import Mosquitto, program
 from tests.waiting import PATIENCE, until
 
 READ_DEADLINE = 2.0  # seconds: what Setup configures
-MEMORY_MAX = 72 * 1024  # kB: issue 5
+MEMORY_MAX = 96 * 1024  # kB: without bounds it was 138 MB (the broker), or what was sent (HTTP)
 MAX_BODY = 2**20  # bytes: http.max_body of its own accord
 
 
